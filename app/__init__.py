@@ -1,0 +1,3 @@
+"""A gate between a trading model and the market."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Run every test with full example counts, none skipped, and keep what was printed: docs/evidence/<group>.txt,
+# one group for each folder of tests/ and one, `ground`, for the files directly in it. Called by `make prove`.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+: "${PYTEST:=.venv/bin/python -m pytest}"
+export PROVE=1 NO_SKIPS=1
+
+failed=()
+prove() { # group, then what to run
+  local group=$1; shift
+  printf '\n== %s\n' "$group"
+  { echo "\$ PROVE=1 NO_SKIPS=1 pytest -n 2 -rA $*"; $PYTEST -n 2 -rA "$@" 2>&1; } \
+    | sed "s|$PWD|.|g" | tee "docs/evidence/$group.txt"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || failed+=("$group")
+}
+
+mkdir -p docs/evidence
+for folder in tests/*/; do
+  compgen -G "${folder}test_*.py" >/dev/null && prove "$(basename "$folder")" "${folder%/}"
+done
+prove ground tests/test_*.py
+
+[ ${#failed[@]} -eq 0 ] || { echo "Failed: ${failed[*]}" >&2; exit 1; }
