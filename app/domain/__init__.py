@@ -1,0 +1,1 @@
+"""Judge proposals and size orders: pure rules, without clock, I/O or environment."""

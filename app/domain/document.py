@@ -1,0 +1,227 @@
+"""Write a judgement as the JSON document that is stored and sent (rulebook, section 3).
+
+Money and prices are strings, rounded once: amounts to the cent, prices to as many digits as they have but
+at least two. Statistics are numbers in full precision.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+from typing import Any, Final
+
+from app.domain.edge import Edge
+from app.domain.gates import GateResult, Reading
+from app.domain.market import MarketView
+from app.domain.policy import POLICY_VERSION, Policy
+from app.domain.proposal import Candidate, Manage
+from app.domain.sizing import Sizing
+from app.domain.verdict import Judgement, RiskState, Ticket
+
+CENT: Final = Decimal("0.01")
+PRICE_DIGITS: Final = 6
+WIDE: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
+"""Precise enough to write any sum of what a request may hold."""
+Json = dict[str, Any]
+
+
+def utc_text(moment: datetime) -> str:
+    """Write a time as RFC 3339 in UTC with a Z."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def money_text(amount: Decimal) -> str:
+    """Write dollars to the cent."""
+    return format(_cents(amount), "f")
+
+
+def _cents(amount: Decimal) -> Decimal:
+    return amount.quantize(CENT, context=WIDE)
+
+
+def price_text(price: Decimal) -> str:
+    """Write a price with at least two and at most six decimals."""
+    digits = max(2, min(PRICE_DIGITS, -_exponent(price.normalize())))
+    return format(price.quantize(Decimal(1).scaleb(-digits), context=WIDE), "f")
+
+
+def _exponent(value: Decimal) -> int:
+    exponent = value.as_tuple().exponent
+    return exponent if isinstance(exponent, int) else 0
+
+
+def _number(reading: Reading) -> int | float | str | None:
+    if isinstance(reading, Decimal):
+        return int(reading) if reading == reading.to_integral_value() else float(reading)
+    return reading
+
+
+def decision_document(
+    *,
+    decision_id: str,
+    account_id: str,
+    judgement: Judgement,
+    market: MarketView,
+    policy: Policy,
+    decider: Mapping[str, Any],
+    latency_ms: int,
+) -> Json:
+    """Build the whole answer; `decider` is the account of the call, ready for JSON."""
+    return {
+        "decision_id": decision_id,
+        "account_id": account_id,
+        "as_of": utc_text(market.as_of),
+        "decided_at": utc_text(judgement.decided_at),
+        "valid_until": utc_text(judgement.valid_until),
+        "action": judgement.action.value,
+        "verdict": judgement.verdict.value,
+        "should_execute": judgement.should_execute,
+        "reason_code": judgement.reason_code,
+        "degraded": judgement.degraded,
+        "order": None if judgement.ticket is None else ticket_document(judgement.ticket),
+        "proposal": proposal_document(judgement.candidate or judgement.manage),
+        "edge": None if judgement.edge is None else edge_document(judgement.edge),
+        "sizing": None if judgement.sizing is None else sizing_document(judgement.sizing),
+        "gates": [gate_document(gate) for gate in judgement.gates],
+        "candidates": [
+            {
+                "symbol": summary.symbol,
+                "rank": summary.rank,
+                "verdict": summary.verdict.value,
+                "ev_r": summary.ev_r,
+                "blocked_by": list(summary.blocked_by),
+            }
+            for summary in judgement.candidates
+        ],
+        "risk_state": risk_state_document(judgement.risk_state),
+        "claims": [
+            {"field": claim.field, "claimed": claim.claimed, "computed": claim.computed} for claim in judgement.claims
+        ],
+        "watchlist": [
+            {"symbol": item.symbol, "trigger": item.trigger, "target_conviction": item.target_conviction}
+            for item in judgement.watchlist
+        ],
+        "notes": judgement.notes,
+        "data_quality": [
+            {"symbol": issue.symbol, "field": issue.field, "issue": issue.issue} for issue in judgement.issues
+        ],
+        "liquidity": [{"symbol": view.symbol, "score": view.liquidity_score} for view in market.symbols],
+        "decider": dict(decider),
+        "policy": {
+            "version": POLICY_VERSION,
+            "hash": policy.hash(),
+            "aggressiveness_level": policy.aggressiveness_level,
+        },
+        "latency_ms": latency_ms,
+    }
+
+
+def ticket_document(ticket: Ticket) -> Json:
+    """Write an order ticket."""
+    collar = ticket.price_collar
+    return {
+        "client_order_id": ticket.client_order_id,
+        "symbol": ticket.symbol,
+        "side": ticket.side.value,
+        "quantity": ticket.quantity,
+        "entry_type": ticket.entry_type,
+        "entry_price": _price_or_none(ticket.entry_price),
+        "stop_loss": _price_or_none(ticket.stop_loss),
+        "targets": [{"price": price_text(target.price), "fraction": target.fraction} for target in ticket.targets],
+        "time_stop_at": None if ticket.time_stop_at is None else utc_text(ticket.time_stop_at),
+        "notional_usd": None if ticket.notional_usd is None else money_text(ticket.notional_usd),
+        "risk_usd": money_text(ticket.risk_usd),
+        "risk_bps": ticket.risk_bps,
+        "price_collar": (None if collar is None else {"low": price_text(collar.low), "high": price_text(collar.high)}),
+        "stop_required": ticket.stop_required,
+        "reduce_only": ticket.reduce_only,
+        "mode": ticket.mode.value,
+    }
+
+
+def _price_or_none(price: Decimal | None) -> str | None:
+    return None if price is None else price_text(price)
+
+
+def proposal_document(proposed: Candidate | Manage | None) -> Json | None:
+    """Write the judged part of the reply as the decider said it."""
+    if proposed is None:
+        return None
+    if isinstance(proposed, Manage):
+        return {
+            "symbol": proposed.symbol,
+            "reduce_pct": None if proposed.reduce_pct is None else float(proposed.reduce_pct),
+            "new_stop": _price_or_none(proposed.new_stop),
+            "new_target": _price_or_none(proposed.new_target),
+            "reason": proposed.reason,
+        }
+    return {
+        "symbol": proposed.symbol,
+        "direction": proposed.direction.value,
+        "setup": proposed.setup.value,
+        "entry_type": proposed.entry_type.value,
+        "entry_price": _price_or_none(proposed.entry_price),
+        "stop_loss": _price_or_none(proposed.stop_loss),
+        "target_price": _price_or_none(proposed.target_price),
+        "time_stop_hours": proposed.time_stop_hours,
+        "p_win_pct": proposed.p_win_pct,
+        "conviction": proposed.conviction,
+        "thesis": proposed.thesis,
+    }
+
+
+def edge_document(edge: Edge) -> Json:
+    """Write the edge as numbers."""
+    return {
+        "p_win_raw": float(edge.p_win_raw),
+        "p_win": float(edge.p_win),
+        "risk_reward": float(edge.risk_reward),
+        "ev_r": float(edge.ev_r),
+        "ev_pct": float(edge.ev_pct),
+        "kelly_fraction": float(edge.kelly_fraction),
+        "cost_bps_round_trip": float(edge.cost_bps_round_trip),
+    }
+
+
+def sizing_document(sizing: Sizing) -> Json:
+    """Write the size and all its caps."""
+    return {
+        "risk_per_share": price_text(
+            _cents(sizing.risk_per_share) if sizing.risk_per_share >= 1 else sizing.risk_per_share
+        ),
+        "atr_multiple": float(sizing.atr_multiple),
+        "caps": [{"cap": cap.cap, "max_quantity": cap.max_quantity} for cap in sizing.caps],
+        "binding_cap": sizing.binding_cap,
+    }
+
+
+def gate_document(gate: GateResult) -> Json:
+    """Write one line of the gates' report."""
+    return {
+        "gate": gate.gate,
+        "status": gate.status.value,
+        "observed": _number(gate.observed),
+        "limit": _number(gate.limit),
+        "unit": gate.unit,
+        "code": gate.code,
+        "detail": gate.detail,
+    }
+
+
+def risk_state_document(risk: RiskState) -> Json:
+    """Write the account's risk; drawdowns in whole basis points."""
+    return {
+        "day_dd_bps": None if risk.day_dd_bps is None else round(risk.day_dd_bps),
+        "week_dd_bps": None if risk.week_dd_bps is None else round(risk.week_dd_bps),
+        "cash_pct": risk.cash_pct,
+        "gross_leverage": risk.gross_leverage,
+        "open_positions": risk.open_positions,
+        "buckets": [
+            {
+                "bucket": item.bucket,
+                "exposure_pct": item.exposure_pct,
+                "limit_pct": item.limit_pct,
+                "reduce_by_usd": float(_cents(item.reduce_by_usd)),
+            }
+            for item in risk.buckets
+        ],
+    }
