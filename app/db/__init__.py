@@ -1,0 +1,1 @@
+"""The store: PostgreSQL, written through one place and read through another."""

@@ -1,0 +1,275 @@
+"""Read AccountState, everything the store knows of an account, in one statement.
+
+The rules (rulebook, sections 2 and 6), each answered by a few index probes however long the history is:
+
+* A day is the UTC day of `as_of`, a week its ISO week, whatever the clock says. Marks, reservations, fills
+  and sessions belong to one account in one mode, confirmations and halts to the account, some halts to all.
+* Baseline: equity of the last mark before the period, if at most 7 days before its start; else of the first
+  mark in it that is not later than `as_of`. The request that asks has no mark yet.
+* Deepest loss: the largest that any mark of the day (or week) showed, also one dated after `as_of`.
+* A reservation is live until released; until it lapses, if neither claimed nor filled; until `as_of` is later
+  than its last fill, if filled. Nothing has to sweep: time alone ends those that nobody ends.
+* Shares that filled before `as_of` are in the position and leave the reservation, with their part of its notional
+  and risk; so do those that can no longer fill.
+* Executed notional: fills of the day of `as_of`, each as last corrected.
+* A session is a weekday with a mark. Only the last two before the day of `as_of` are looked for, because
+  nothing asks about more: `Sessions.earlier` stops at 2.
+* A held symbol keeps the buckets of its latest reservation that was no exit.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Final
+
+import asyncpg
+import orjson
+
+from app.db.engine import Connection
+from app.domain.account import (
+    MARK_MAX_AGE,
+    ZERO,
+    AccountMode,
+    AccountState,
+    Halt,
+    HaltState,
+    Reservation,
+    Sessions,
+    day_start,
+    week_start,
+)
+from app.domain.proposal import Direction
+
+_FILLS: Final = """decision_events AS fill
+    LEFT JOIN LATERAL (
+        SELECT quantity, price FROM decision_events
+        WHERE decision_id = fill.decision_id AND event = 'corrected' AND corrects = fill.event_id
+        ORDER BY sequence DESC LIMIT 1
+    ) AS correction ON true
+    WHERE fill.event IN ('filled', 'partially_filled')"""
+
+# The conditions on marks are those of the indexes meant for each (app/db/tables.py).
+# `now` is when the statement arrived, so after the locks were had, and the same throughout.
+# $1 account, $2 mode, $3 as_of, $4 its day, $5 its week, $6 the greatest age of a baseline, $7 held symbols
+_READ: Final = f"""
+SELECT
+    statement_timestamp() AS now,
+    (
+        SELECT json_agg(
+            json_build_object('account_id', account_id, 'state', state, 'reason', reason, 'operator', operator)
+            ORDER BY halt_id
+        )
+        FROM halts
+        WHERE lifted_at IS NULL AND (account_id = $1 OR account_id IS NULL)
+    ) AS halts,
+    EXISTS (
+        SELECT FROM live_confirmations
+        WHERE account_id = $1 AND revoked_at IS NULL AND expires_at > statement_timestamp()
+    ) AS live_confirmed,
+    (
+        SELECT json_agg(
+            json_build_object(
+                'decision_id', decision_id, 'symbol', symbol, 'direction', direction,
+                'quantity', live.quantity::text, 'left', left_of.quantity::text,
+                'notional_usd', notional_usd::text, 'risk_usd', risk_usd::text, 'buckets', buckets,
+                'reduce_only', reduce_only
+            )
+            ORDER BY created_at, decision_id
+        )
+        FROM (
+            SELECT * FROM reservations
+            WHERE account_id = $1 AND mode = $2 AND released_at IS NULL AND filled_at IS NULL
+                AND held_until > statement_timestamp()
+            UNION ALL
+            SELECT * FROM reservations
+            WHERE account_id = $1 AND mode = $2 AND released_at IS NULL AND filled_at >= $3
+        ) AS live
+        CROSS JOIN LATERAL (
+            SELECT
+                CASE WHEN live.filled_at IS NULL THEN live.quantity ELSE live.filled_quantity END
+                - coalesce(
+                    (
+                        SELECT sum(coalesce(correction.quantity, fill.quantity))
+                        FROM {_FILLS} AND fill.decision_id = live.decision_id AND fill.at < $3
+                    ),
+                    0
+                ) AS quantity
+        ) AS left_of
+        WHERE left_of.quantity > 0
+    ) AS reservations,
+    coalesce(
+        (
+            SELECT equity_usd FROM account_marks
+            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of < $4 AND as_of >= $4 - $6::interval
+            ORDER BY as_of DESC, decision_id DESC LIMIT 1
+        ),
+        (
+            SELECT equity_usd FROM account_marks
+            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of >= $4 AND as_of <= $3
+            ORDER BY as_of, decision_id LIMIT 1
+        )
+    ) AS day_baseline_usd,
+    coalesce(
+        (
+            SELECT equity_usd FROM account_marks
+            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of < $5 AND as_of >= $5 - $6::interval
+            ORDER BY as_of DESC, decision_id DESC LIMIT 1
+        ),
+        (
+            SELECT equity_usd FROM account_marks
+            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of >= $5 AND as_of <= $3
+            ORDER BY as_of, decision_id LIMIT 1
+        )
+    ) AS week_baseline_usd,
+    (
+        SELECT max(day_loss_usd) FROM account_marks
+        WHERE account_id = $1 AND mode = $2 AND day = ($4 AT TIME ZONE 'UTC')::date
+            AND day_loss_usd IS NOT NULL
+    ) AS day_deepest_loss_usd,
+    (
+        SELECT max(week_loss_usd) FROM account_marks
+        WHERE account_id = $1 AND mode = $2 AND week = ($5::timestamptz AT TIME ZONE 'UTC')::date
+            AND week_loss_usd IS NOT NULL
+    ) AS week_deepest_loss_usd,
+    (
+        SELECT sum(coalesce(correction.quantity, fill.quantity) * coalesce(correction.price, fill.price))
+        FROM {_FILLS} AND fill.account_id = $1 AND fill.mode = $2
+            AND fill.at >= $4 AND fill.at < $4 + interval '24 hours'
+    ) AS executed_notional_usd,
+    num_nonnulls(last.session, before.session) AS earlier_sessions,
+    coalesce(
+        (
+            SELECT max(approved_session) FROM account_marks
+            WHERE account_id = $1 AND mode = $2 AND approved_session < ($4 AT TIME ZONE 'UTC')::date
+        ) >= coalesce(before.session, last.session),
+        false
+    ) AS approved_in_last_two,
+    (
+        SELECT json_object_agg(held.symbol, latest.buckets)
+        FROM unnest($7::text[]) AS held (symbol)
+        CROSS JOIN LATERAL (
+            SELECT buckets FROM reservations
+            WHERE account_id = $1 AND mode = $2 AND symbol = held.symbol AND NOT reduce_only
+            ORDER BY created_at DESC LIMIT 1
+        ) AS latest
+    ) AS position_buckets
+FROM (
+    SELECT max(session) AS session FROM account_marks
+    WHERE account_id = $1 AND mode = $2 AND session < ($4::timestamptz AT TIME ZONE 'UTC')::date
+) AS last
+CROSS JOIN LATERAL (
+    SELECT max(session) AS session FROM account_marks
+    WHERE account_id = $1 AND mode = $2 AND session < last.session
+) AS before
+"""  # noqa: S608 (a constant)
+
+
+async def read_account_state(
+    connection: Connection, *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str]
+) -> AccountState:
+    """Read what the store knows of an account for a request dated `as_of` that holds these symbols."""
+    row = await connection.fetchrow(
+        _READ, account_id, mode, as_of, day_start(as_of), week_start(as_of), MARK_MAX_AGE, list(held)
+    )
+    assert row is not None  # noqa: S101 (a SELECT from one row)
+    return _state(row)
+
+
+def state_to_json(state: AccountState) -> str:
+    """Write a state as JSON, decimals as strings."""
+    return orjson.dumps(state, default=_plain).decode()
+
+
+def state_from_json(text: str) -> AccountState:
+    """Read back what `state_to_json` wrote; what an older program did not write gets its default."""
+    sent: dict[str, Any] = orjson.loads(text)
+    for name in _DECIMALS & sent.keys():
+        sent[name] = None if sent[name] is None else Decimal(sent[name])
+    sent["now"] = datetime.fromisoformat(sent["now"])
+    sent["halts"] = tuple(_halt(**halt) for halt in sent.get("halts", ()))
+    sent["reservations"] = tuple(_reservation(**held) for held in sent.get("reservations", ()))
+    sent["sessions"] = Sessions(**sent.get("sessions", {}))
+    sent["position_buckets"] = _buckets(sent.get("position_buckets", {}))
+    return AccountState(**sent)
+
+
+_DECIMALS: Final = {
+    "day_baseline_usd",
+    "week_baseline_usd",
+    "day_deepest_loss_usd",
+    "week_deepest_loss_usd",
+    "executed_notional_usd",
+}
+
+
+def _state(row: asyncpg.Record) -> AccountState:
+    halts = orjson.loads(row["halts"] or "[]")
+    reservations = orjson.loads(row["reservations"] or "[]")
+    return AccountState(
+        now=row["now"],
+        halts=tuple(_halt(**halt) for halt in halts),
+        live_confirmed=row["live_confirmed"],
+        reservations=tuple(_left_of(**held) for held in reservations),
+        day_baseline_usd=row["day_baseline_usd"],
+        week_baseline_usd=row["week_baseline_usd"],
+        day_deepest_loss_usd=row["day_deepest_loss_usd"] or ZERO,
+        week_deepest_loss_usd=row["week_deepest_loss_usd"] or ZERO,
+        executed_notional_usd=row["executed_notional_usd"] or ZERO,
+        sessions=Sessions(earlier=row["earlier_sessions"], approved_in_last_two=row["approved_in_last_two"]),
+        position_buckets=_buckets(orjson.loads(row["position_buckets"] or "{}")),
+    )
+
+
+def _halt(*, account_id: str | None, state: str, reason: str, operator: str) -> Halt:
+    return Halt(account_id=account_id, state=HaltState(state), reason=reason, operator=operator)
+
+
+def _reservation(
+    *,
+    decision_id: str,
+    symbol: str,
+    direction: str,
+    quantity: str,
+    notional_usd: str,
+    risk_usd: str,
+    buckets: list[str],
+    reduce_only: bool,
+) -> Reservation:
+    return Reservation(
+        decision_id=decision_id,
+        symbol=symbol,
+        direction=Direction(direction),
+        quantity=Decimal(quantity),
+        notional_usd=Decimal(notional_usd),
+        risk_usd=Decimal(risk_usd),
+        buckets=tuple(buckets),
+        reduce_only=reduce_only,
+    )
+
+
+def _left_of(*, left: str, **approved: Any) -> Reservation:
+    """Give the part of a reservation that the shares left of it still hold."""
+    reservation, quantity = _reservation(**approved), Decimal(left)
+    if quantity == reservation.quantity:
+        return reservation
+    part = quantity / reservation.quantity
+    return replace(
+        reservation,
+        quantity=quantity,
+        notional_usd=reservation.notional_usd * part,
+        risk_usd=reservation.risk_usd * part,
+    )
+
+
+def _buckets(sent: dict[str, list[str]]) -> MappingProxyType[str, tuple[str, ...]]:
+    return MappingProxyType({symbol: tuple(buckets) for symbol, buckets in sent.items()})
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, MappingProxyType):
+        return dict(value)
+    raise TypeError(f"a state cannot hold {type(value).__name__}")

@@ -1,0 +1,170 @@
+"""Issue, find and revoke API keys: `tv_<public id>_<secret>`, of which only a SHA-256 of the secret is stored."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import asyncpg
+
+from app.db.engine import ConnectionPool
+from app.db.rate_limits import COUNT, SECONDS_LEFT, whole_seconds
+from app.db.vocabulary import Scope
+
+EVERY_ACCOUNT: Final = "*"
+NO_API_KEY: Final = ""
+"""Stands for the key of all callers where authentication is off."""
+_PREFIX: Final = "tv"
+_COLUMNS: Final = """
+public_id, name, secret_sha256, scopes, accounts, created_at, expires_at, revoked_at, last_used_at,
+revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp()) AS usable
+"""
+_INSERT: Final = f"""
+INSERT INTO api_keys (public_id, name, secret_sha256, scopes, accounts, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}
+"""  # noqa: S608 (a constant)
+_ITS_BEARER: Final = "(SELECT public_id AS api_key_id FROM found WHERE usable AND secret_sha256 = $2) AS bearer"
+# Nobody but its bearer uses up what a key may ask in a minute.
+_FIND: Final = f"""
+WITH found AS (SELECT {_COLUMNS} FROM api_keys WHERE public_id = $1),
+counted AS ({COUNT.format(callers=_ITS_BEARER, limit="$3::integer")})
+SELECT found.*, EXISTS (SELECT FROM counted) AS admitted, ({SECONDS_LEFT}) AS seconds_left FROM found
+"""  # noqa: S608 (constants)
+_LIST: Final = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, public_id"  # noqa: S608 (a constant)
+_TOUCH: Final = """
+UPDATE api_keys SET last_used_at = clock_timestamp()
+WHERE public_id = $1 AND (last_used_at IS NULL OR last_used_at < clock_timestamp() - interval '1 minute')
+"""
+_REVOKE: Final = "UPDATE api_keys SET revoked_at = clock_timestamp() WHERE public_id = $1 AND revoked_at IS NULL"
+
+
+class Credentials(NamedTuple):
+    """Hold the two parts of a key as its bearer sent it."""
+
+    public_id: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """Hold a stored key. `usable` tells whether it is neither expired nor revoked, by the database clock."""
+
+    public_id: str
+    name: str
+    secret_sha256: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+    accounts: frozenset[str]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    usable: bool
+
+    def matches(self, secret: str) -> bool:
+        """Compare a secret with the stored hash, in constant time."""
+        return hmac.compare_digest(_sha256(secret), self.secret_sha256)
+
+    def covers(self, account_id: str) -> bool:
+        """Tell whether the key may act for an account."""
+        return EVERY_ACCOUNT in self.accounts or account_id in self.accounts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssuedKey:
+    """Hold a new key and, for the only time, the token to be shown to its owner."""
+
+    key: ApiKey
+    token: str = field(repr=False)
+
+
+def parse_token(token: str) -> Credentials | None:
+    """Take a token apart; None when it has not the form of one."""
+    parts = token.split("_")
+    if len(parts) != 3 or parts[0] != _PREFIX or not all(parts):
+        return None
+    return Credentials(public_id=parts[1], secret=parts[2])
+
+
+async def create_key(
+    pool: ConnectionPool,
+    *,
+    name: str,
+    scopes: Collection[Scope],
+    accounts: Collection[str],
+    expires_at: datetime | None = None,
+) -> IssuedKey:
+    """Make a key for some accounts, or for `EVERY_ACCOUNT`.
+
+    Raises:
+        StoreUnavailable: it could not be stored.
+    """
+    public_id, secret = secrets.token_hex(8), secrets.token_hex(32)
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(
+            _INSERT, public_id, name, _sha256(secret), list(scopes), list(accounts), expires_at
+        )
+    assert row is not None  # noqa: S101 (RETURNING of one row)
+    return IssuedKey(key=_key(row), token=f"{_PREFIX}_{public_id}_{secret}")
+
+
+async def find_key(
+    pool: ConnectionPool, credentials: Credentials, *, requests_per_minute: int
+) -> tuple[ApiKey | None, int | None]:
+    """Find a key, usable or not, and count this request of its bearer, in one round trip.
+
+    Beside the key stands, when its bearer asks once too often, in how many seconds to ask again; that means
+    nothing where the key does not match or is not usable.
+
+    Raises:
+        StoreUnavailable: the store cannot be read, or the request not be counted.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(_FIND, credentials.public_id, _sha256(credentials.secret), requests_per_minute)
+    if row is None:
+        return None, None
+    return _key(row), None if row["admitted"] else whole_seconds(row["seconds_left"])
+
+
+async def list_keys(pool: ConnectionPool) -> list[ApiKey]:
+    """List every key ever made, oldest first.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        return [_key(row) for row in await connection.fetch(_LIST)]
+
+
+async def touch_key(pool: ConnectionPool, public_id: str) -> None:
+    """Note that a key was used, at most once a minute.
+
+    Raises:
+        StoreUnavailable: it could not be noted.
+    """
+    async with pool.connection() as connection:
+        await connection.execute(_TOUCH, public_id)
+
+
+async def revoke_key(pool: ConnectionPool, public_id: str) -> bool:
+    """Revoke a key for good; False when there is none or it was revoked before.
+
+    Raises:
+        StoreUnavailable: it could not be revoked.
+    """
+    async with pool.connection() as connection:
+        return await connection.execute(_REVOKE, public_id) == "UPDATE 1"
+
+
+def _sha256(secret: str) -> bytes:
+    # A secret of 256 random bits needs no salt and no slow hash.
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _key(row: asyncpg.Record) -> ApiKey:
+    columns = {field.name: row[field.name] for field in fields(ApiKey)}
+    return ApiKey(
+        **{**columns, "scopes": frozenset(map(Scope, row["scopes"])), "accounts": frozenset(row["accounts"])},
+    )

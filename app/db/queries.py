@@ -1,0 +1,148 @@
+"""Read decisions back, and ask how the store is."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+
+from app.db.account_state import state_from_json
+from app.db.engine import ConnectionPool
+from app.db.migrate import current_revision
+from app.db.records import DecisionRecord
+from app.domain.account import AccountMode
+from app.domain.proposal import Direction, Mode, Setup
+from app.domain.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionSummary:
+    """Hold what a list shows of a decision: the columns of the same names."""
+
+    decision_id: UUID
+    account_id: str
+    mode: AccountMode
+    as_of: datetime
+    decided_at: datetime
+    valid_until: datetime
+    action: Mode
+    verdict: Verdict
+    reason_code: str | None
+    blocked_by: tuple[str, ...]
+    degraded: bool
+    symbol: str | None
+    direction: Direction | None
+    setup: Setup | None
+    conviction: int | None
+    p_win_raw: float | None
+    p_win: float | None
+    ev_r: float | None
+    quantity: int | None
+    notional_usd: Decimal | None
+    risk_usd: Decimal | None
+    decider_name: str
+    model: str | None
+    cost_usd: Decimal
+    model_latency_ms: int
+    latency_ms: int
+
+
+_SUMMARY: Final = ", ".join(field.name for field in fields(DecisionSummary))
+_RECORD: Final = ", ".join(field.name for field in fields(DecisionRecord))
+_GET: Final = f"SELECT {_RECORD} FROM llm_decisions WHERE decision_id = $1"  # noqa: S608 (constants only)
+_TYPES: Final[Mapping[str, Callable[[Any], object]]] = {
+    "mode": AccountMode,
+    "action": Mode,
+    "verdict": Verdict,
+    "direction": Direction,
+    "setup": Setup,
+    "blocked_by": tuple,
+    "state": state_from_json,
+}
+
+
+async def list_decisions(
+    pool: ConnectionPool,
+    *,
+    accounts: Collection[str] | None = None,
+    symbol: str | None = None,
+    verdict: Verdict | None = None,
+    decided_from: datetime | None = None,
+    decided_to: datetime | None = None,
+    after: UUID | None = None,
+    limit: int = 50,
+) -> list[DecisionSummary]:
+    """List decisions, newest first, that pass every filter given.
+
+    `accounts` None means all, an empty one none. Times are of the database clock, from inclusive, to
+    exclusive. `after` is the last id of the page before; an id that is not stored gives an empty page.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    # Only filters that are given become conditions, so that each combination gets the plan that suits it.
+    conditions: list[str] = []
+    values: list[object] = []
+
+    def where(condition: str, value: object) -> None:
+        values.append(value)
+        conditions.append(condition.format(f"${len(values)}"))
+
+    if accounts is not None and len(accounts) == 1:
+        # Equality lets the index give the order; ANY would sort all that the account ever decided.
+        where("account_id = {}", next(iter(accounts)))
+    elif accounts is not None:
+        where("account_id = ANY ({})", list(accounts))
+    if symbol is not None:
+        where("symbol = {}", symbol)
+    if verdict is not None:
+        where("verdict = {}", verdict)
+    if decided_from is not None:
+        where("decided_at >= {}", decided_from)
+    if decided_to is not None:
+        where("decided_at < {}", decided_to)
+    if after is not None:
+        where(
+            "(decided_at, decision_id) < (SELECT decided_at, decision_id FROM llm_decisions WHERE decision_id = {})",
+            after,
+        )
+    values.append(limit)
+    statement = (
+        f"SELECT {_SUMMARY} FROM llm_decisions WHERE {' AND '.join(conditions) or 'true'} "  # noqa: S608 (see above)
+        f"ORDER BY decided_at DESC, decision_id DESC LIMIT ${len(values)}"
+    )
+    async with pool.connection() as connection:
+        rows = await connection.fetch(statement, *values)
+    return [DecisionSummary(**_typed(row)) for row in rows]
+
+
+async def get_decision(pool: ConnectionPool, decision_id: UUID) -> DecisionRecord | None:
+    """Read the whole record of a decision, or None when there is none.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(_GET, decision_id)
+    return None if row is None else DecisionRecord(**_typed(row))
+
+
+async def schema_revision(pool: ConnectionPool) -> str | None:
+    """Read the revision of the database's schema: proof that it answers. None before the first migration.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+    """
+    async with pool.connection() as connection:
+        return await current_revision(connection)
+
+
+def _typed(row: asyncpg.Record) -> dict[str, Any]:
+    """Give columns the types of their record's fields."""
+    return {
+        column: _TYPES[column](value) if value is not None and column in _TYPES else value
+        for column, value in row.items()
+    }

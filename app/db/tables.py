@@ -1,0 +1,487 @@
+"""The schema, readable in one place. The migrations under `alembic/` make it; a test proves the two equal.
+
+What holds everywhere:
+
+* Identifiers of decisions are UUIDv7, so they sort by time. Money and quantities are `numeric`, statistics
+  `double precision`, times `timestamptz`.
+* Enums are text with a CHECK made of the domain's own enum.
+* `numeric` and `double precision` know NaN and infinity, and NaN sorts above everything: `x < 'Infinity'`
+  refuses both.
+* The service acts as `APP_ROLE`. It may read and append everywhere, and change only what `UPDATABLE` names.
+* `APPEND_ONLY` tables refuse UPDATE even from their owner, and DELETE and TRUNCATE unless the transaction
+  said `SET LOCAL tradeverdict.retention = 'on'`: that is how old decisions are removed, on purpose.
+* JSON is `json`, not `jsonb`: it gives back the very bytes that were received, judged and sent.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    Date,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP, UUID
+
+from app.db.vocabulary import KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
+from app.domain.account import AccountMode, HaltState
+from app.domain.lifecycle import EventKind, ExitReason
+from app.domain.proposal import Direction, Mode, Setup
+from app.domain.verdict import Verdict
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "fk": "%(table_name)s_%(column_0_name)s_fkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    }
+)
+
+
+def _time(name: str, *, nullable: bool = False, recorded: bool = False) -> Column[Any]:
+    """Make a column of a time; a recorded one defaults to the database clock."""
+    default = text("clock_timestamp()") if recorded else None
+    return Column(name, TIMESTAMP(timezone=True), nullable=nullable, server_default=default)
+
+
+def _one_of(column: str, members: Iterable[str]) -> CheckConstraint:
+    return CheckConstraint(f"{column} IN ({_listed(members)})", name=column)
+
+
+def _within(column: str, members: Iterable[str]) -> CheckConstraint:
+    """Demand a non-empty array that holds nothing but these."""
+    return CheckConstraint(f"{column} <@ ARRAY[{_listed(members)}] AND cardinality({column}) > 0", name=column)
+
+
+def _listed(members: Iterable[str]) -> str:
+    return ", ".join(f"'{member}'" for member in members)
+
+
+def _amount(column: str, *, positive: bool = False) -> CheckConstraint:
+    """Demand a finite amount of 0 or more (or above 0)."""
+    return CheckConstraint(f"{column} {'>' if positive else '>='} 0 AND {column} < 'Infinity'", name=column)
+
+
+def _all_or_none(name: str, *columns: str) -> CheckConstraint:
+    return CheckConstraint(f"num_nulls({', '.join(columns)}) IN (0, {len(columns)})", name=name)
+
+
+accounts = Table(
+    "accounts",
+    metadata,
+    # The row that gating transactions lock, made when an account is first seen.
+    Column("account_id", Text, primary_key=True),
+    _time("created_at", recorded=True),
+)
+
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    _time("created_at", recorded=True),
+    _one_of("kind", StoredTextKind),
+)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+    Column("body", JSON, nullable=False),
+    _time("created_at", recorded=True),
+)
+
+llm_decisions = Table(
+    "llm_decisions",
+    metadata,
+    Column("decision_id", UUID, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.account_id"), nullable=False),
+    Column("mode", Text, nullable=False),
+    _time("as_of"),
+    _time("decided_at"),
+    _time("valid_until"),
+    Column("action", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason_code", Text),
+    Column("blocked_by", ARRAY(Text), nullable=False),
+    Column("degraded", Boolean, nullable=False),
+    Column("symbol", Text),
+    Column("direction", Text),
+    Column("setup", Text),
+    Column("conviction", SmallInteger),
+    Column("p_win_raw", Double),
+    Column("p_win", Double),
+    Column("ev_r", Double),
+    Column("quantity", BigInteger),
+    Column("notional_usd", Numeric),
+    Column("risk_usd", Numeric),
+    # The body as received and the account state as judged: with the policy they replay the decision exactly.
+    Column("request", JSON, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("proposal", JSON),
+    Column("raw_reply", Text),
+    Column("response", JSON, nullable=False),
+    Column("gates", JSON, nullable=False),
+    Column("sizing", JSON),
+    Column("ticket", JSON),
+    Column("decider_name", Text, nullable=False),
+    Column("model", Text),
+    Column("prompt_hash", Text, ForeignKey("prompts.hash"), nullable=False),
+    Column("system_hash", Text, ForeignKey("prompts.hash"), nullable=False),
+    Column("prompt_user", Text, nullable=False),
+    Column("policy_hash", Text, ForeignKey("policies.hash"), nullable=False),
+    Column("attempts", SmallInteger, nullable=False),
+    Column("hedged", Boolean, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cache_read_tokens", Integer, nullable=False),
+    Column("cache_write_tokens", Integer, nullable=False),
+    Column("cost_usd", Numeric, nullable=False),
+    Column("stop_reason", Text),
+    Column("model_request_id", Text),
+    Column("model_latency_ms", Integer, nullable=False),
+    Column("latency_ms", Integer, nullable=False),
+    Column("request_id", Text),
+    Column("api_key_id", Text),
+    _one_of("mode", AccountMode),
+    _one_of("action", Mode),
+    _one_of("verdict", Verdict),
+    _one_of("direction", Direction),
+    _one_of("setup", Setup),
+    CheckConstraint("conviction BETWEEN 0 AND 100", name="conviction"),
+    CheckConstraint("p_win_raw BETWEEN 0 AND 1", name="p_win_raw"),
+    CheckConstraint("p_win BETWEEN 0 AND 1", name="p_win"),
+    CheckConstraint("quantity >= 0", name="quantity"),
+    _amount("notional_usd"),
+    _amount("risk_usd"),
+    _amount("cost_usd"),
+    # An order goes out exactly with an approval.
+    CheckConstraint("(verdict IN ('approved', 'resized')) = (ticket IS NOT NULL)", name="ticket"),
+    # Newest first, for each filter of GET /decisions; the id breaks ties and is the cursor.
+    Index("llm_decisions_by_time", "decided_at", "decision_id"),
+    Index("llm_decisions_by_account", "account_id", "decided_at", "decision_id"),
+    Index("llm_decisions_by_symbol", "symbol", "decided_at", "decision_id"),
+    Index("llm_decisions_by_verdict", "verdict", "decided_at", "decision_id"),
+    # What a key's model calls cost in a day.
+    Index(
+        "llm_decisions_by_cost",
+        "api_key_id",
+        "decided_at",
+        postgresql_include=["cost_usd"],
+        postgresql_where=text("cost_usd > 0"),
+    ),
+)
+
+_DAY: Final = "(as_of AT TIME ZONE 'UTC')::date"
+_WEEKDAY: Final = "EXTRACT(isodow FROM as_of AT TIME ZONE 'UTC') < 6"
+
+account_marks = Table(
+    "account_marks",
+    metadata,
+    # What each decision showed of its account. Baselines, deepest losses and sessions are read off this
+    # narrow table: it stays small where decisions are large, and outlives those that retention removes.
+    Column("decision_id", UUID, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    _time("as_of"),
+    Column("day", Date, Computed(_DAY, persisted=True), nullable=False),
+    Column(
+        "week", Date, Computed("date_trunc('week', as_of AT TIME ZONE 'UTC')::date", persisted=True), nullable=False
+    ),
+    # The day, where it was a session, and where that session had an approved entry.
+    Column("session", Date, Computed(f"CASE WHEN {_WEEKDAY} THEN {_DAY} END", persisted=True)),
+    Column(
+        "approved_session", Date, Computed(f"CASE WHEN approved_entry AND {_WEEKDAY} THEN {_DAY} END", persisted=True)
+    ),
+    Column("equity_usd", Numeric, nullable=False),
+    Column("day_loss_usd", Numeric),
+    Column("week_loss_usd", Numeric),
+    Column("approved_entry", Boolean, nullable=False),
+    _one_of("mode", AccountMode),
+    _amount("equity_usd", positive=True),
+    _amount("day_loss_usd"),
+    _amount("week_loss_usd"),
+    # Each question of AccountState is one probe of one index, however many marks there are. The conditions let
+    # no index serve another's question: where statistics are young all look alike to the planner, and a poor
+    # choice reads every mark of the account. (`equity_usd > 0` always holds; only the first question says so.)
+    Index(
+        "account_marks_by_time",
+        "account_id",
+        "mode",
+        "as_of",
+        "decision_id",
+        postgresql_where=text("equity_usd > 0"),
+    ),
+    Index(
+        "account_marks_by_day_loss",
+        "account_id",
+        "mode",
+        "day",
+        "day_loss_usd",
+        postgresql_where=text("day_loss_usd IS NOT NULL"),
+    ),
+    Index(
+        "account_marks_by_week_loss",
+        "account_id",
+        "mode",
+        "week",
+        "week_loss_usd",
+        postgresql_where=text("week_loss_usd IS NOT NULL"),
+    ),
+    Index(
+        "account_marks_by_session",
+        "account_id",
+        "mode",
+        "session",
+        postgresql_where=text("session IS NOT NULL"),
+    ),
+    Index(
+        "account_marks_by_approved_session",
+        "account_id",
+        "mode",
+        "approved_session",
+        postgresql_where=text("approved_session IS NOT NULL"),
+    ),
+)
+
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("decision_id", UUID, ForeignKey("llm_decisions.decision_id"), primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("quantity", Numeric, nullable=False),
+    Column("notional_usd", Numeric, nullable=False),
+    Column("risk_usd", Numeric, nullable=False),
+    Column("buckets", ARRAY(Text), nullable=False),
+    Column("reduce_only", Boolean, nullable=False),
+    _time("created_at"),
+    _time("expires_at"),
+    _time("claimed_at", nullable=True),
+    # A claimed ticket has no TTL.
+    Column(
+        "held_until",
+        TIMESTAMP(timezone=True),
+        Computed("CASE WHEN claimed_at IS NULL THEN expires_at ELSE 'infinity'::timestamptz END", persisted=True),
+        nullable=False,
+    ),
+    Column("filled_quantity", Numeric, nullable=False, server_default=text("0")),
+    # Set when nothing more will fill, to the time of the last fill as its reporter saw it.
+    _time("filled_at", nullable=True),
+    _time("stop_placed_at", nullable=True),
+    # Set while a fill waits for word of its stop; when nobody gave it in time, that is noted and this is emptied.
+    _time("stop_due_at", nullable=True),
+    _time("unprotected_at", nullable=True),
+    _time("released_at", nullable=True),
+    Column("release_reason", Text),
+    _one_of("mode", AccountMode),
+    _one_of("direction", Direction),
+    _one_of("release_reason", ReleaseReason),
+    _amount("quantity"),
+    _amount("notional_usd"),
+    _amount("risk_usd"),
+    _amount("filled_quantity"),
+    _all_or_none("release", "released_at", "release_reason"),
+    # What may still be live, however many reservations there ever were.
+    Index(
+        "reservations_unfilled",
+        "account_id",
+        "mode",
+        "held_until",
+        postgresql_where=text("released_at IS NULL AND filled_at IS NULL"),
+    ),
+    Index(
+        "reservations_filled",
+        "account_id",
+        "mode",
+        "filled_at",
+        postgresql_where=text("released_at IS NULL AND filled_at IS NOT NULL"),
+    ),
+    Index(
+        "reservations_by_symbol",
+        "account_id",
+        "mode",
+        "symbol",
+        "created_at",
+        postgresql_where=text("NOT reduce_only"),
+    ),
+    Index("reservations_stop_due", "stop_due_at", postgresql_where=text("stop_due_at IS NOT NULL")),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("public_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("secret_sha256", LargeBinary, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    # Account ids, or '*' alone for all.
+    Column("accounts", ARRAY(Text), nullable=False),
+    _time("created_at", recorded=True),
+    _time("expires_at", nullable=True),
+    _time("revoked_at", nullable=True),
+    _time("last_used_at", nullable=True),
+    CheckConstraint("octet_length(secret_sha256) = 32", name="secret_sha256"),
+    _within("scopes", Scope),
+    CheckConstraint("cardinality(accounts) > 0", name="accounts"),
+)
+
+halts = Table(
+    "halts",
+    metadata,
+    Column("halt_id", BigInteger, Identity(always=True), primary_key=True),
+    # NULL halts every account.
+    Column("account_id", Text, ForeignKey("accounts.account_id")),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    _time("set_at", recorded=True),
+    _time("lifted_at", nullable=True),
+    Column("lifted_by", Text),
+    Column("lift_reason", Text),
+    _one_of("state", HaltState),
+    CheckConstraint("operator <> ''", name="operator"),
+    CheckConstraint("lifted_by <> ''", name="lifted_by"),
+    _all_or_none("lift", "lifted_at", "lifted_by", "lift_reason"),
+    Index("halts_in_force", "account_id", postgresql_where=text("lifted_at IS NULL")),
+)
+
+live_confirmations = Table(
+    "live_confirmations",
+    metadata,
+    Column("confirmation_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.account_id"), nullable=False),
+    Column("operator", Text, nullable=False),
+    _time("confirmed_at", recorded=True),
+    _time("expires_at"),
+    _time("revoked_at", nullable=True),
+    Column("revoked_by", Text),
+    CheckConstraint("operator <> ''", name="operator"),
+    CheckConstraint("expires_at > confirmed_at", name="expires_at"),
+    _all_or_none("revocation", "revoked_at", "revoked_by"),
+    Index("live_confirmations_standing", "account_id", "expires_at", postgresql_where=text("revoked_at IS NULL")),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    # '' where authentication is off. Rows are never deleted: a used key never approves again, however old. What
+    # was answered under it is in its decision, which retention may remove, hence no foreign key.
+    Column("api_key_id", Text, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    # Grows with each holder; a holder that lost its lease carries an old one, and its writes match no row.
+    Column("fence", BigInteger, nullable=False),
+    _time("lease_until"),
+    Column("decision_id", UUID),
+    _time("created_at", recorded=True),
+    _time("finished_at", nullable=True),
+    PrimaryKeyConstraint("api_key_id", "account_id", "key"),
+    _one_of("state", KeyState),
+    CheckConstraint(
+        "num_nonnulls(finished_at, decision_id) = CASE state WHEN 'finished' THEN 2 ELSE 0 END",
+        name="finished",
+    ),
+)
+
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    # The minute in which each API key ('' without authentication) is asking, and how often it did. Unlogged: what
+    # a crash forgets is a minute's count, and counting costs no flush.
+    Column("api_key_id", Text, primary_key=True),
+    _time("started_at"),
+    Column("requests", Integer, nullable=False),
+    prefixes=["UNLOGGED"],
+)
+
+decision_events = Table(
+    "decision_events",
+    metadata,
+    Column("sequence", BigInteger, Identity(always=True), primary_key=True),
+    Column("decision_id", UUID, ForeignKey("llm_decisions.decision_id"), nullable=False),
+    # The caller's own: the same event told twice counts once.
+    Column("event_id", Text, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    _time("at"),
+    # Shares and price of this event alone, not running totals.
+    Column("quantity", Numeric),
+    Column("price", Numeric),
+    Column("stop_placed", Boolean),
+    Column("fees", Numeric),
+    Column("exit_reason", Text),
+    Column("realized_pnl", Numeric),
+    # The event_id of the event that this one corrects.
+    Column("corrects", Text),
+    _time("recorded_at", recorded=True),
+    Column("body", JSON, nullable=False),
+    UniqueConstraint("decision_id", "event_id"),
+    _one_of("mode", AccountMode),
+    _one_of("event", (*EventKind, *NotedEvent)),
+    _one_of("exit_reason", ExitReason),
+    _amount("quantity"),
+    _amount("price"),
+    CheckConstraint("fees > '-Infinity' AND fees < 'Infinity'", name="fees"),
+    CheckConstraint("realized_pnl > '-Infinity' AND realized_pnl < 'Infinity'", name="realized_pnl"),
+    # Executed notional is computed from fills: one that lacks a number would count as nothing.
+    CheckConstraint(
+        "event NOT IN ('filled', 'partially_filled') OR (quantity IS NOT NULL AND price IS NOT NULL)", name="fill"
+    ),
+    CheckConstraint("(event = 'corrected') = (corrects IS NOT NULL)", name="corrects"),
+    Index(
+        "decision_events_fills",
+        "account_id",
+        "mode",
+        "at",
+        postgresql_where=text("event IN ('filled', 'partially_filled')"),
+    ),
+)
+
+APPEND_ONLY: Final = ("prompts", "policies", "llm_decisions", "account_marks", "decision_events")
+
+UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
+    "accounts": ("created_at",),  # never changed: locking a row asks for the right to update it
+    "reservations": (
+        "claimed_at",
+        "filled_quantity",
+        "filled_at",
+        "stop_placed_at",
+        "stop_due_at",
+        "unprotected_at",
+        "released_at",
+        "release_reason",
+    ),
+    "api_keys": ("last_used_at", "revoked_at"),
+    "halts": ("lifted_at", "lifted_by", "lift_reason"),
+    "live_confirmations": ("revoked_at", "revoked_by"),
+    "idempotency_keys": ("state", "fence", "lease_until", "decision_id", "finished_at"),
+    "rate_windows": ("started_at", "requests"),
+}

@@ -1,0 +1,154 @@
+"""The pool survives its database: it starts without it, fails in time, and recovers by itself."""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import Connection, ConnectionPool, StoreUnavailable, asyncpg_url, create_pool
+from app.db.migrate import head_revision, upgrade
+from app.db.operations import Store
+from app.db.queries import schema_revision
+from tests.db.builders import decision, stored
+
+
+@pytest.fixture
+def server() -> Iterator[EmbeddedPostgres]:
+    with (
+        tempfile.TemporaryDirectory(prefix="tradeverdict-") as data_dir,
+        EmbeddedPostgres(Path(data_dir), durable=False) as server,
+    ):
+        yield server
+
+
+async def test_the_service_works_again_after_its_database_was_away(server: EmbeddedPostgres) -> None:
+    url = server.create_database("restarted")
+    await asyncio.to_thread(upgrade, url)
+    pool = await create_pool(url)
+    store = Store(pool)
+    try:
+        await stored(store, decision())
+        await asyncio.to_thread(server.stop)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await stored(store, decision())
+            with pytest.raises(StoreUnavailable):
+                await schema_revision(pool)
+        await asyncio.to_thread(server.start)
+
+        await stored(store, decision())
+        assert await schema_revision(pool) == head_revision()
+    finally:
+        await pool.close()
+
+
+async def test_a_service_that_starts_before_its_database_recovers_too(server: EmbeddedPostgres) -> None:
+    url = server.create_database("late")
+    await asyncio.to_thread(server.stop)
+    pool = await create_pool(url)
+    try:
+        with pytest.raises(StoreUnavailable, match="ConnectionRefusedError"):
+            await schema_revision(pool)
+        await asyncio.to_thread(server.start)
+        # It answers, but was never migrated: the role that the service acts as does not exist.
+        with pytest.raises(StoreUnavailable, match='role "tradeverdict_app" does not exist'):
+            await schema_revision(pool)
+        await asyncio.to_thread(upgrade, url)
+
+        assert await schema_revision(pool) == head_revision()
+    finally:
+        await pool.close()
+
+
+async def test_connections_that_were_cut_are_replaced(pool: ConnectionPool, owner: Connection) -> None:
+    await pool.warm(4)
+    cut = await owner.fetchval(
+        "SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity"
+        " WHERE application_name = 'tradeverdict' AND datname = current_database()"
+    )
+    await asyncio.sleep(0.05)  # the news arrives
+
+    assert cut == 4
+    await stored(Store(pool), decision())
+
+
+async def test_a_pool_that_is_all_lent_is_unavailable_in_time(database_url: str) -> None:
+    pool = await create_pool(database_url, max_size=1, acquire_timeout_s=0.1)
+    try:
+        async with pool.connection():
+            with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                await schema_revision(pool)
+        assert await schema_revision(pool) == head_revision()
+    finally:
+        await pool.close()
+
+
+async def test_a_statement_that_takes_too_long_is_unavailable(pool: ConnectionPool) -> None:
+    with pytest.raises(StoreUnavailable, match="canceling statement due to statement timeout"):
+        async with pool.connection() as connection:
+            await connection.execute("SELECT pg_sleep(10)")
+
+
+async def test_a_server_that_can_no_longer_be_heard_is_unavailable_in_time() -> None:
+    # It accepts and says nothing, as a host behind a broken link does.
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    pool = await create_pool(f"postgresql://u:p@127.0.0.1:{port}/d", acquire_timeout_s=0.2)
+    try:
+        async with asyncio.timeout(1):
+            with pytest.raises(StoreUnavailable, match="TimeoutError"):
+                await schema_revision(pool)
+    finally:
+        await pool.close()
+        server.close()
+
+
+async def test_a_reader_that_is_cancelled_waits_for_no_answer(pool: ConnectionPool) -> None:
+    async def read() -> None:
+        async with pool.connection() as connection:
+            await connection.execute("SELECT pg_sleep(1)")
+
+    await pool.warm(1)
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(read(), 0.05)
+
+    assert asyncio.get_running_loop().time() - started < 0.5
+
+
+async def test_closing_cuts_what_is_still_lent(database_url: str) -> None:
+    pool = await create_pool(database_url)
+
+    async def outlast_the_pool() -> None:
+        async with pool.transaction() as connection:
+            await pool.close(timeout_s=0.05)
+            await connection.execute("SELECT 1")
+
+    with pytest.raises(StoreUnavailable):
+        await outlast_the_pool()
+
+
+def test_an_error_says_what_failed_without_data_or_password() -> None:
+    with pytest.raises(ValueError, match="must start with") as refusal:
+        asyncpg_url("mysql://u:secret@host/db")
+    assert "secret" not in str(refusal.value)
+
+
+async def test_an_error_does_not_quote_the_refused_row(store: Store) -> None:
+    with pytest.raises(StoreUnavailable) as refusal:
+        await stored(store, decision(conviction=101, prompt_user="the account's whole position"))
+
+    assert "llm_decisions_conviction_check" in str(refusal.value)
+    assert "position" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:p@h:1/d", "postgres://u:p@h:1/d", "postgresql+asyncpg://u:p@h:1/d"])
+def test_every_usual_form_of_the_address_is_understood(url: str) -> None:
+    assert asyncpg_url(url) == "postgresql://u:p@h:1/d"
