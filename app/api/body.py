@@ -1,0 +1,44 @@
+"""Read a JSON body within limits of size and time, whichever way it is sent."""
+
+import asyncio
+from typing import Final
+
+from fastapi import Request
+
+from app.api.errors import ApiError, ErrorCode
+
+BODY_TIMEOUT_S: Final = 10.0
+UNSTATED: Final = "application/octet-stream"
+"""What many clients send with bytes when nobody told them a type."""
+
+
+async def read_json_body(request: Request, *, limit: int) -> bytes:
+    """Read the raw body, of at most `limit` bytes, and stop reading once it is larger.
+
+    A body whose sender states no type is read as JSON; what web forms may send anywhere is refused.
+
+    Raises:
+        ApiError: BODY_TOO_LARGE, BODY_TOO_SLOW or UNSUPPORTED_MEDIA_TYPE.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limit:
+                    raise _too_large(limit)
+    except TimeoutError as error:
+        raise ApiError(
+            ErrorCode.BODY_TOO_SLOW, f"The limit is {BODY_TIMEOUT_S:.0f} s.", headers={"Connection": "close"}
+        ) from error
+    media_type = request.headers.get("content-type", UNSTATED).partition(";")[0].strip().lower()
+    if media_type not in (UNSTATED, "application/json"):
+        raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type[:100]}.")
+    return bytes(body)
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(ErrorCode.BODY_TOO_LARGE, f"The limit is {limit} bytes.")

@@ -1,0 +1,86 @@
+"""POST /decide: one snapshot in, one recorded verdict out."""
+
+import time
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from app.api.body import read_json_body
+from app.api.errors import ErrorCode, FieldError, invalid, invalid_body
+from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
+from app.api.openapi import BEARER, answers, json_body
+from app.api.responses import DecisionResponse
+from app.api.runtime import runtime_of
+from app.api.schemas import DecideRequest
+from app.db.api_keys import NO_API_KEY
+from app.db.idempotency import Claim, KeyedRequest
+from app.db.vocabulary import Scope
+from app.domain.policy import PolicyError
+
+router = APIRouter(tags=["decisions"])
+
+
+@router.post(
+    "/decide",
+    response_class=Response,
+    responses=answers(
+        {"model": DecisionResponse, "headers": REPLAYED_HEADER},
+        ErrorCode.MALFORMED_JSON,
+        ErrorCode.VALIDATION_ERROR,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.BODY_TOO_SLOW,
+        ErrorCode.BODY_TOO_LARGE,
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+        ErrorCode.IDEMPOTENCY_KEY_REQUIRED,
+        ErrorCode.IDEMPOTENCY_KEY_REUSED,
+        ErrorCode.IDEMPOTENCY_KEY_SPENT,
+        ErrorCode.IDEMPOTENCY_IN_FLIGHT,
+        ErrorCode.STORE_UNAVAILABLE,
+    ),
+    openapi_extra=BEARER | json_body("DecideRequest") | KEY_HEADER,
+)
+async def decide(request: Request) -> Response:
+    """Judge what the decider proposes for a snapshot; the verdict is committed before it is answered."""
+    runtime = runtime_of(request)
+    identity = await runtime.authenticator.authorize(request, Scope.DECIDE)
+    body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
+    started = time.monotonic()
+    try:
+        sent = DecideRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise invalid_body(error) from error
+    account, snapshot, level = sent.to_domain()
+    identity.require_account(account.id)
+    key = idempotency_key(request, mode=account.mode)
+    try:
+        policy = runtime.service.policy_at(level)
+    except PolicyError as error:
+        raise invalid([FieldError(field=error.setting, message=error.reason)]) from error
+
+    async def judge(claim: Claim | None = None) -> bytes:
+        return await runtime.service.decide(
+            account=account,
+            snapshot=snapshot,
+            policy=policy,
+            request_body=body,
+            request_id=request.state.request_id,
+            api_key_id=identity.key_id,
+            started=started,
+            claim=claim,
+        )
+
+    if key is None:
+        return Response(await judge(), media_type="application/json")
+    return await decide_once(
+        runtime.pool,
+        KeyedRequest(
+            api_key_id=identity.key_id or NO_API_KEY,
+            account_id=account.id,
+            key=key,
+            fingerprint=fingerprint(body),
+        ),
+        lease=runtime.settings.idempotency_lease,
+        wait_until=started + policy.decision_deadline_ms / 1000,
+        decide=judge,
+    )

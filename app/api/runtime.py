@@ -1,0 +1,31 @@
+"""Hold what the endpoints work with; `app.main` makes it, once per process."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from app.api.auth import Authenticator
+from app.db.engine import ConnectionPool
+from app.domain.policy import Policy
+from app.service import DecisionService
+from app.settings import Settings
+from app.telemetry import Metrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """Hold the running service; `warnings` are what its operator should know."""
+
+    settings: Settings
+    policy: Policy
+    pool: ConnectionPool
+    authenticator: Authenticator
+    service: DecisionService
+    metrics: Metrics
+    warnings: tuple[str, ...]
+
+
+def runtime_of(request: Request) -> Runtime:
+    """Give the runtime that the lifespan put into the state of every request."""
+    runtime: Runtime = request.state.runtime
+    return runtime

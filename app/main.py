@@ -1,0 +1,171 @@
+"""Put the service together. Nothing else makes pools, deciders or the app; nothing here decides anything."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.api import decide, decisions, health
+from app.api.auth import Authenticator
+from app.api.errors import install_error_handlers
+from app.api.middleware import RequestMiddleware
+from app.api.openapi import install_openapi
+from app.api.runtime import Runtime
+from app.buckets import BucketFileError, load_buckets
+from app.db.engine import asyncpg_url, create_pool
+from app.db.operations import Store
+from app.domain.buckets import BucketMap
+from app.domain.policy import Policy
+from app.llm.decider import Decider
+from app.llm.messages import MessagesDecider
+from app.llm.rules import RulesDecider
+from app.service import DecisionService
+from app.settings import Auth, Settings, SettingsError
+from app.telemetry import Metrics
+
+DESCRIPTION: Final = """\
+The model proposes, code disposes: a snapshot comes in, a decider proposes, gates judge, volatility sizes, the store
+records, and only then the verdict goes out. Every error is `application/problem+json` with a stable `code`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composition:
+    """Hold the parts that need no connection; what is wrong with the settings shows when they are made."""
+
+    settings: Settings
+    policy: Policy
+    buckets: BucketMap
+    database_url: str
+    decider: Decider
+    metrics: Metrics
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Runtime]:
+        """Connect, and close everything at the end; a database that is away is waited for by no one."""
+        pool = await create_pool(self.database_url, max_size=self.settings.database_pool_size)
+        try:
+            yield Runtime(
+                settings=self.settings,
+                policy=self.policy,
+                pool=pool,
+                authenticator=Authenticator(
+                    pool,
+                    auth=self.settings.auth,
+                    requests_per_minute=self.settings.rate_limit_per_minute,
+                    limit_without_key=self.settings.limits_requests_without_key,
+                ),
+                service=DecisionService(
+                    store=Store(pool),
+                    decider=self.decider,
+                    policy=self.policy,
+                    buckets=self.buckets,
+                    metrics=self.metrics,
+                    max_model_calls=self.settings.max_concurrent_model_calls,
+                    model_budget_usd=self.settings.model_budget_usd_per_day,
+                ),
+                metrics=self.metrics,
+                warnings=warnings(self.settings),
+            )
+        finally:
+            await self.decider.close()
+            await pool.close()
+
+
+def compose(settings: Settings, *, decider: Decider | None = None) -> Composition:
+    """Make the parts; `decider` replaces the one that the settings choose.
+
+    Raises:
+        SettingsError: a part cannot be made from the settings.
+    """
+    try:
+        buckets = load_buckets(settings.buckets_file)
+    except BucketFileError as error:
+        raise SettingsError(f"BUCKETS_FILE: {error}") from error
+    return Composition(
+        settings=settings,
+        policy=settings.policy(),
+        buckets=buckets,
+        database_url=database_url(settings),
+        decider=decider or make_decider(settings),
+        metrics=Metrics(),
+    )
+
+
+def database_url(settings: Settings) -> str:
+    """Give the address of the database as the driver reads it.
+
+    Raises:
+        SettingsError: there is none, or it is not PostgreSQL's.
+    """
+    if settings.database_url is None:
+        raise SettingsError("DATABASE_URL: must be set")
+    try:
+        return asyncpg_url(settings.database_url.reveal())
+    except ValueError as error:
+        raise SettingsError(f"DATABASE_URL: {error}") from error
+
+
+def make_decider(settings: Settings) -> Decider:
+    """Make the decider that the settings choose.
+
+    Raises:
+        SettingsError: the key or the model cannot be used.
+    """
+    key = settings.anthropic_api_key
+    if not settings.uses_anthropic or key is None:
+        return RulesDecider()
+    try:
+        return MessagesDecider(
+            api_key=key.reveal(),
+            model=settings.anthropic_model,
+            base_url=settings.anthropic_base_url,
+            strict=settings.model_strict_tools,
+            max_connections=settings.max_concurrent_model_calls,
+        )
+    except ValueError as error:
+        raise SettingsError(f"ANTHROPIC_API_KEY, ANTHROPIC_MODEL: {error}") from error
+
+
+def warnings(settings: Settings) -> tuple[str, ...]:
+    """List what the operator should know; it is said at the start and in /readyz."""
+    policy = settings.policy()
+    found = {
+        "AUTH=off: whoever reaches this host decides, without a key": settings.auth is Auth.OFF,
+        "MAX_SNAPSHOT_AGE_S=0: snapshots of any age are judged": policy.max_snapshot_age_s == 0,
+        "LIVE_ALLOWED=true: orders may move real money": policy.live_allowed,
+        "REQUIRE_LIVE_CONFIRM=false: live entries need no person's confirmation": not policy.require_live_confirm,
+    }
+    return tuple(warning for warning, applies in found.items() if applies)
+
+
+def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI:
+    """Make the app; it starts without its database and recovers with it.
+
+    Raises:
+        SettingsError: it cannot be made from the settings.
+    """
+    composition = compose(settings, decider=decider)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Runtime]]:
+        async with composition.open() as runtime:
+            yield {"runtime": runtime}
+
+    app = FastAPI(
+        title="TradeVerdict",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    for resource in (decide, decisions, health):
+        app.include_router(resource.router)
+    install_error_handlers(app)
+    install_openapi(app)
+    app.add_middleware(RequestMiddleware, metrics=composition.metrics)
+    return app

@@ -1,0 +1,377 @@
+"""Decide: gather what is known, let the decider propose, judge it, record it, and only then answer."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+import structlog
+from uuid_utils import uuid7
+
+from app.db.idempotency import Claim, finish_key
+from app.db.operations import Store
+from app.db.records import AccountMark, DecisionRecord, NewReservation, PolicyText, PromptTexts
+from app.domain.account import Account, AccountState
+from app.domain.buckets import BucketMap
+from app.domain.document import decision_document
+from app.domain.gates import Code
+from app.domain.market import MarketView, Snapshot, resolve_market
+from app.domain.policy import POLICY_VERSION, Policy
+from app.domain.proposal import Direction, ModelFailure, Proposal
+from app.domain.verdict import Judgement, Side, entry_bounds, judge
+from app.llm.decider import Decider, DeciderCall, DeciderFailure, Prompt, Reply
+from app.llm.prompt import build_prompt
+from app.telemetry import Metrics
+
+RECORDING_RESERVE_S: Final = 0.15
+"""Time kept back from the model for judging and the commit."""
+
+log = structlog.get_logger(__name__)
+
+
+class DecisionService:
+    """Turn one snapshot into one recorded verdict.
+
+    The decider is asked at most `max_model_calls` times at once, and for one API key only while its calls of the
+    UTC day have cost less than `model_budget_usd` dollars (0: any amount).
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        decider: Decider,
+        policy: Policy,
+        buckets: BucketMap,
+        metrics: Metrics,
+        max_model_calls: int,
+        model_budget_usd: Decimal,
+    ) -> None:
+        self._store = store
+        self._decider = decider
+        self._policy = policy
+        self._buckets = buckets
+        self._metrics = metrics
+        self._model_calls = asyncio.Semaphore(max_model_calls)
+        self._model_budget_usd = model_budget_usd
+
+    @property
+    def decider(self) -> Decider:
+        """Give the decider in use."""
+        return self._decider
+
+    def policy_at(self, level: int | None) -> Policy:
+        """Give the policy at the aggressiveness level that a request names, or at the configured one.
+
+        Raises:
+            PolicyError: the level is above the highest one a request may name.
+        """
+        return self._policy if level is None else self._policy.at_level(level)
+
+    async def decide(
+        self,
+        *,
+        account: Account,
+        snapshot: Snapshot,
+        policy: Policy,
+        request_body: bytes,
+        request_id: str,
+        api_key_id: str | None,
+        started: float,
+        claim: Claim | None = None,
+    ) -> bytes:
+        """Return the response body of one decision, committed before it is returned.
+
+        `started` is the monotonic time, in seconds, at which the request arrived; the deadline counts from it.
+        `claim` is the request's hold on its idempotency key, if it has one; it is finished with the decision.
+
+        Raises:
+            LeaseLost: another request holds the key now; nothing was recorded.
+            StoreUnavailable: the decision could not be recorded; nothing was approved.
+        """
+        market = resolve_market(snapshot, buckets=self._buckets)
+        held = [position.symbol for position in account.positions]
+        known = await self._store.read_state(account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held)
+        prompt = build_prompt(
+            policy=policy,
+            market=market,
+            account=account,
+            bounds=entry_bounds(
+                market=market,
+                account=account,
+                state=known,
+                policy=policy,
+                decider_serves_live=self._decider.serves_live,
+            ),
+        )
+        reply = await self._propose(
+            prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
+        )
+        decision_id = str(uuid7())
+        async with self._store.gating(
+            account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held
+        ) as transaction:
+            judgement = judge(
+                decision_id=decision_id,
+                outcome=_outcome(reply),
+                market=market,
+                account=account,
+                state=transaction.state,
+                policy=policy,
+                decider_serves_live=self._decider.serves_live,
+            )
+            answer = _Answer(
+                decision_id=decision_id,
+                account=account,
+                market=market,
+                policy=policy,
+                prompt=prompt,
+                reply=reply,
+                state=transaction.state,
+                judgement=judgement,
+                request_body=request_body,
+                request_id=request_id,
+                api_key_id=api_key_id,
+                latency_ms=round((time.monotonic() - started) * 1000),
+            )
+            document = answer.document()
+            body = orjson.dumps(document)
+            await transaction.record(
+                answer.record(document=document, body=body),
+                mark=answer.mark(),
+                prompt=answer.prompt_texts(),
+                policy=answer.policy_text(),
+                reservation=answer.reservation(),
+            )
+            if claim is not None:
+                await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
+        self._report(decision_id=decision_id, account=account, judgement=judgement, reply=reply, started=started)
+        return body
+
+    async def _propose(
+        self,
+        *,
+        prompt: Prompt,
+        market: MarketView,
+        account: Account,
+        policy: Policy,
+        api_key_id: str | None,
+        started: float,
+    ) -> Reply:
+        """Ask the decider, if it may be asked, within what the deadline leaves after the reserve for recording."""
+        until = started + policy.decision_deadline_ms / 1000 - RECORDING_RESERVE_S
+        if await self._budget_is_spent(api_key_id):
+            return self._unasked(prompt, ModelFailure.UNAVAILABLE, "the key's model budget of the day is spent")
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            return self._unasked(prompt, ModelFailure.TIMEOUT, "the deadline passed before the decider was asked")
+        try:
+            async with asyncio.timeout(left_s):
+                await self._model_calls.acquire()
+        except TimeoutError:
+            return self._unasked(prompt, ModelFailure.UNAVAILABLE, "all model calls allowed at once are under way")
+        try:
+            return await self._decider.propose(
+                prompt=prompt, market=market, account=account, policy=policy, budget_s=until - time.monotonic()
+            )
+        finally:
+            self._model_calls.release()
+
+    async def _budget_is_spent(self, api_key_id: str | None) -> bool:
+        """Tell whether the day's budget is used up; calls under way may still pass it by what they cost."""
+        if not self._model_budget_usd:
+            return False
+        return await self._store.model_cost_today_usd(api_key_id=api_key_id) >= self._model_budget_usd
+
+    def _unasked(self, prompt: Prompt, code: ModelFailure, detail: str) -> Reply:
+        return Reply(
+            outcome=DeciderFailure(code=code, detail=detail),
+            call=DeciderCall(
+                name=self._decider.name,
+                model=None,
+                prompt_version=prompt.version,
+                prompt_hash=prompt.template_hash,
+                latency_ms=0,
+                attempts=0,
+            ),
+        )
+
+    def _report(
+        self, *, decision_id: str, account: Account, judgement: Judgement, reply: Reply, started: float
+    ) -> None:
+        elapsed_s = time.monotonic() - started
+        self._metrics.record_decision(judgement=judgement, call=reply.call, elapsed_s=elapsed_s)
+        log.info(
+            "decision",
+            decision_id=decision_id,
+            account_id=account.id,
+            mode=account.mode.value,
+            action=judgement.action.value,
+            verdict=judgement.verdict.value,
+            reason_code=judgement.reason_code,
+            detail=reply.outcome.detail if isinstance(reply.outcome, DeciderFailure) else None,
+            decider=reply.call.name,
+            model=reply.call.model,
+            latency_ms=round(elapsed_s * 1000),
+            cost_usd=str(reply.call.cost_usd),
+        )
+
+
+def _outcome(reply: Reply) -> Proposal | ModelFailure:
+    return reply.outcome.code if isinstance(reply.outcome, DeciderFailure) else reply.outcome
+
+
+def call_document(call: DeciderCall) -> dict[str, Any]:
+    """Write the account of a decider call as the response shows it."""
+    return {
+        "name": call.name,
+        "model": call.model,
+        "prompt_version": call.prompt_version,
+        "prompt_hash": call.prompt_hash,
+        "latency_ms": call.latency_ms,
+        "attempts": call.attempts,
+        "hedged": call.hedged,
+        "input_tokens": call.input_tokens,
+        "output_tokens": call.output_tokens,
+        "cache_read_tokens": call.cache_read_tokens,
+        "cost_usd": float(call.cost_usd),
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """Hold one judged decision on its way into the store, and write its parts."""
+
+    decision_id: str
+    account: Account
+    market: MarketView
+    policy: Policy
+    prompt: Prompt
+    reply: Reply
+    state: AccountState
+    judgement: Judgement
+    request_body: bytes
+    request_id: str
+    api_key_id: str | None
+    latency_ms: int
+
+    def document(self) -> dict[str, Any]:
+        return decision_document(
+            decision_id=self.decision_id,
+            account_id=self.account.id,
+            judgement=self.judgement,
+            market=self.market,
+            policy=self.policy,
+            decider=call_document(self.reply.call),
+            latency_ms=self.latency_ms,
+        )
+
+    def record(self, *, document: Mapping[str, Any], body: bytes) -> DecisionRecord:
+        judgement, call = self.judgement, self.reply.call
+        candidate, edge, ticket = judgement.candidate, judgement.edge, judgement.ticket
+        judged = candidate or judgement.manage
+        return DecisionRecord(
+            decision_id=UUID(self.decision_id),
+            account_id=self.account.id,
+            mode=self.account.mode,
+            as_of=self.market.as_of,
+            decided_at=judgement.decided_at,
+            valid_until=judgement.valid_until,
+            action=judgement.action,
+            verdict=judgement.verdict,
+            reason_code=judgement.reason_code,
+            blocked_by=tuple(gate.code for gate in judgement.gates if gate.code is not None),
+            degraded=judgement.degraded,
+            symbol=None if judged is None else judged.symbol,
+            direction=None if candidate is None else candidate.direction,
+            setup=None if candidate is None else candidate.setup,
+            conviction=None if candidate is None else candidate.conviction,
+            p_win_raw=None if edge is None else float(edge.p_win_raw),
+            p_win=None if edge is None else float(edge.p_win),
+            ev_r=None if edge is None else float(edge.ev_r),
+            quantity=None if ticket is None else ticket.quantity,
+            notional_usd=None if ticket is None else ticket.notional_usd,
+            risk_usd=None if ticket is None else ticket.risk_usd,
+            request=self.request_body.decode(),
+            state=self.state,
+            proposal=_proposal_text(self.reply),
+            raw_reply=call.raw_reply,
+            response=body.decode(),
+            gates=orjson.dumps(document["gates"]).decode(),
+            sizing=_text(document["sizing"]),
+            ticket=_text(document["order"]),
+            decider_name=call.name,
+            model=call.model,
+            prompt_hash=self.prompt.template_hash,
+            system_hash=self.prompt_texts().system_hash,
+            prompt_user=self.prompt.user,
+            policy_hash=self.policy.hash(),
+            attempts=call.attempts,
+            hedged=call.hedged,
+            input_tokens=call.input_tokens,
+            output_tokens=call.output_tokens,
+            cache_read_tokens=call.cache_read_tokens,
+            cache_write_tokens=call.cache_write_tokens,
+            cost_usd=call.cost_usd,
+            stop_reason=call.stop_reason,
+            model_request_id=call.request_id,
+            model_latency_ms=call.latency_ms,
+            latency_ms=self.latency_ms,
+            request_id=self.request_id,
+            api_key_id=self.api_key_id,
+        )
+
+    def mark(self) -> AccountMark | None:
+        """Give the equity mark; none from the future, which would become the baseline of a day to come."""
+        if any(gate.code == Code.FUTURE_SNAPSHOT for gate in self.judgement.gates):
+            return None
+        return AccountMark(
+            equity_usd=self.account.equity,
+            day_loss_usd=self.judgement.day_loss_usd,
+            week_loss_usd=self.judgement.week_loss_usd,
+        )
+
+    def reservation(self) -> NewReservation | None:
+        """Give what an executable ticket holds until it is released; nothing where no share moves."""
+        judgement, ticket = self.judgement, self.judgement.ticket
+        if ticket is None or ticket.quantity == 0:
+            return None
+        sells = ticket.side in (Side.SELL, Side.SELL_SHORT)
+        return NewReservation(
+            symbol=ticket.symbol,
+            direction=Direction.LONG if sells is ticket.reduce_only else Direction.SHORT,
+            quantity=Decimal(ticket.quantity),
+            notional_usd=judgement.reserved_notional_usd,
+            risk_usd=judgement.reserved_risk_usd,
+            buckets=judgement.buckets,
+            reduce_only=ticket.reduce_only,
+            expires_at=judgement.decided_at + timedelta(seconds=self.policy.reservation_ttl_s),
+        )
+
+    def prompt_texts(self) -> PromptTexts:
+        return PromptTexts(
+            version=self.prompt.version,
+            template_hash=self.prompt.template_hash,
+            template=self.prompt.template,
+            system=self.prompt.system,
+        )
+
+    def policy_text(self) -> PolicyText:
+        return PolicyText(version=POLICY_VERSION, hash=self.policy.hash(), body=self.policy.canonical_json())
+
+
+def _text(part: object) -> str | None:
+    """Write one part of the document for a column of its own; what is absent stays NULL."""
+    return None if part is None else orjson.dumps(part).decode()
+
+
+def _proposal_text(reply: Reply) -> str | None:
+    """Write the whole reply, judged or not, as JSON with decimals as strings."""
+    if isinstance(reply.outcome, DeciderFailure):
+        return None
+    return orjson.dumps(reply.outcome, default=str).decode()

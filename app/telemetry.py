@@ -1,0 +1,156 @@
+"""Count what happens and write it down: Prometheus metrics with bounded labels, and one log line per event.
+
+Labels hold only words of fixed vocabularies (verdicts, gate names and codes, route templates), never a symbol,
+account or key. Log lines pass one redactor before they are written, whoever wrote them.
+"""
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Final, Protocol
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from app.domain.gates import GateStatus
+from app.domain.verdict import Judgement
+from app.settings import LogFormat, LogLevel
+
+DECISION_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 5.0)
+NO_REASON: Final = "none"
+METRICS_MEDIA_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+MASK: Final = "***"
+
+_CHATTY: Final = ("anthropic", "httpcore2", "httpx2", "alembic", "asyncio")
+"""Libraries that log each of their steps; only their warnings are ours."""
+
+_SECRET_SHAPES: Final = re.compile(
+    r"(?<=\btv_)[A-Za-z0-9]+_[A-Za-z0-9_-]{16,}"  # our own keys
+    r"|(?<=\bsk-ant-)[A-Za-z0-9_-]+"  # keys of the Messages API
+    r"|(?<=://)[^/@\s\"]+(?=@)"  # user and password in a URL
+)
+
+
+class DeciderUse(Protocol):
+    """What is counted of one use of a decider."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def latency_ms(self) -> int: ...
+
+    @property
+    def cost_usd(self) -> Decimal: ...
+
+
+class Metrics:
+    """Hold one process's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._decisions = self._counter("decisions", "Decisions recorded", "verdict", "reason")
+        self._gate_blocks = self._counter("gate_blocks", "Blocks by gate, of the reported candidate", "gate", "code")
+        self._model_failures = self._counter("model_failures", "Deciders' failures", "code")
+        self._model_cost = self._counter("model_cost_usd", "Dollars spent on model calls", "decider")
+        self._requests = self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
+        self._decision_seconds = self._histogram("decision_seconds", "Time of one whole decision")
+        self._model_seconds = self._histogram("model_seconds", "Time of one use of the decider", "decider")
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"tradeverdict_{name}", meaning, labels, registry=self._registry)
+
+    def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
+        return Histogram(f"tradeverdict_{name}", meaning, labels, registry=self._registry, buckets=DECISION_BUCKETS_S)
+
+    def record_decision(self, *, judgement: Judgement, call: DeciderUse, elapsed_s: float) -> None:
+        """Count one committed decision: verdict, blocking gates, time, and how its decider did."""
+        self._decisions.labels(judgement.verdict.value, judgement.reason_code or NO_REASON).inc()
+        self._decision_seconds.observe(elapsed_s)
+        for gate in judgement.gates:
+            if gate.status is GateStatus.BLOCK:
+                self._gate_blocks.labels(gate.gate, gate.code or NO_REASON).inc()
+        self._model_seconds.labels(call.name).observe(call.latency_ms / 1000)
+        self._model_cost.labels(call.name).inc(float(call.cost_usd))
+        if judgement.degraded:
+            self._model_failures.labels(judgement.reason_code or NO_REASON).inc()
+
+    def record_request(self, *, method: str, route: str, status: int) -> None:
+        """Count one answered HTTP request by route template."""
+        self._requests.labels(method, route, str(status)).inc()
+
+    def exposition(self) -> bytes:
+        """Write all metrics in Prometheus's text format."""
+        return generate_latest(self._registry)
+
+
+class Redactor:
+    """Mask known secrets, and whatever has the shape of one, in a finished log line."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        # A JSON line holds a quote or backslash of a secret escaped.
+        forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
+        known = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+        self._known = re.compile(known) if known else None
+
+    def __call__(self, line: str) -> str:
+        if self._known is not None:
+            line = self._known.sub(MASK, line)
+        return _SECRET_SHAPES.sub(MASK, line)
+
+
+def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
+    """Send every log line of the process, uvicorn's too, to standard error in one form."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+    ]
+    redact = Redactor(secrets)
+    # Plain tracebacks in either form: structlog's richer ones show the values of local variables.
+    render: Processor = (
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        if log_format is LogFormat.CONSOLE
+        else _render_json
+    )
+
+    def render_redacted(logger: WrappedLogger, name: str, event: EventDict) -> str:
+        return redact(str(render(logger, name, event)))
+
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    plain_traceback: list[Processor] = [] if log_format is LogFormat.CONSOLE else [structlog.processors.format_exc_info]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *plain_traceback,
+                render_redacted,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _render_json(logger: WrappedLogger, name: str, event: EventDict) -> str:  # noqa: ARG001 (structlog's signature)
+    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

@@ -1,0 +1,163 @@
+"""A key opens what its scopes and accounts name, while it is neither expired nor revoked."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.errors import ErrorCode
+from app.db.api_keys import EVERY_ACCOUNT, IssuedKey, create_key, list_keys, revoke_key
+from app.db.engine import ConnectionPool, create_pool
+from app.db.vocabulary import Scope
+from app.main import create_app
+from app.settings import Auth
+from tests.api.conftest import NOWHERE, ClientWith, client_of, settings_for
+from tests.api.problems import problem_of
+from tests.api.scenes import nvda_trade
+from tests.builders import a_request
+from tests.fakes import FakeDecider
+
+_Result = TypeVar("_Result")
+Issue = Callable[..., IssuedKey]
+
+
+def on_database(url: str, work: Callable[[ConnectionPool], Awaitable[_Result]]) -> _Result:
+    """Do one piece of work on a database."""
+
+    async def run() -> _Result:
+        pool = await create_pool(url, min_size=1, max_size=1)
+        try:
+            return await work(pool)
+        finally:
+            await pool.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def issue(shared_database_url: str) -> Issue:
+    """Make a key."""
+
+    def make(
+        *scopes: Scope, accounts: Collection[str] = (EVERY_ACCOUNT,), expires_at: datetime | None = None
+    ) -> IssuedKey:
+        return on_database(
+            shared_database_url,
+            lambda pool: create_key(pool, name="test", scopes=scopes, accounts=accounts, expires_at=expires_at),
+        )
+
+    return make
+
+
+@pytest.fixture
+def guarded(client_with: ClientWith) -> TestClient:
+    """A client of a service that needs keys."""
+    return client_with(FakeDecider(nvda_trade()), auth=Auth.ON)
+
+
+def bearer(issued: IssuedKey) -> dict[str, str]:
+    return {"authorization": f"Bearer {issued.token}"}
+
+
+def test_without_a_key_nothing_but_health_is_open(guarded: TestClient) -> None:
+    for answer in (
+        guarded.post("/decide", json=a_request()),
+        guarded.get("/decisions"),
+        guarded.get("/decisions/01930000-0000-7000-8000-000000000001"),
+    ):
+        problem_of(answer, ErrorCode.UNAUTHENTICATED)
+        assert answer.headers["www-authenticate"] == 'Bearer realm="tradeverdict"'
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        assert guarded.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer tv_",
+        "Bearer tv__",
+        "Bearer tv_a_b_c",
+        "Basic dXNlcjpwYXNz",
+        "tv_0000000000000000_00",
+        "Bearer tv_0000000000000000_0000000000000000000000000000000000000000000000000000000000000000",
+        "Bearer tv_\u00fc_\u00fc",
+    ],
+)
+def test_a_wrong_key_is_refused(guarded: TestClient, header: str) -> None:
+    answer = guarded.get("/decisions", headers=[(b"authorization", header.encode("latin-1"))])
+
+    problem_of(answer, ErrorCode.UNAUTHENTICATED)
+
+
+def test_a_key_is_checked_to_its_last_character(guarded: TestClient, issue: Issue) -> None:
+    token = issue(Scope.READ).token
+    wrong = token[:-1] + ("0" if token[-1] != "0" else "1")
+
+    assert guarded.get("/decisions", headers={"authorization": f"bearer {token}"}).status_code == 200
+    problem_of(guarded.get("/decisions", headers={"authorization": f"Bearer {wrong}"}), ErrorCode.UNAUTHENTICATED)
+
+
+def test_a_key_opens_only_what_its_scopes_name(guarded: TestClient, issue: Issue, account_id: str) -> None:
+    reads, decides = bearer(issue(Scope.READ)), bearer(issue(Scope.DECIDE))
+    request = a_request(account={"id": account_id})
+
+    assert guarded.get("/decisions", headers=reads).status_code == 200
+    assert guarded.post("/decide", json=request, headers=decides).status_code == 200
+    problem_of(guarded.post("/decide", json=request, headers=reads), ErrorCode.FORBIDDEN)
+    problem_of(guarded.get("/decisions", headers=decides), ErrorCode.FORBIDDEN)
+
+
+def test_a_key_acts_for_its_accounts_alone(guarded: TestClient, issue: Issue, account_id: str) -> None:
+    mine, theirs = account_id, f"{account_id}-other"
+    everyone = bearer(issue(Scope.READ, Scope.DECIDE))
+    restricted = bearer(issue(Scope.READ, Scope.DECIDE, accounts=[mine]))
+    own = guarded.post("/decide", json=a_request(account={"id": mine}), headers=restricted).json()
+    other = guarded.post("/decide", json=a_request(account={"id": theirs}), headers=everyone).json()
+
+    refused = guarded.post("/decide", json=a_request(account={"id": theirs}), headers=restricted)
+
+    problem_of(refused, ErrorCode.FORBIDDEN)
+    listed = guarded.get("/decisions", headers=restricted).json()["decisions"]
+    assert [decision["decision_id"] for decision in listed] == [own["decision_id"]]
+    assert guarded.get(f"/decisions?account={theirs}", headers=restricted).json()["decisions"] == []
+    assert guarded.get(f"/decisions/{own['decision_id']}", headers=restricted).status_code == 200
+    hidden = guarded.get(f"/decisions/{other['decision_id']}", headers=restricted)
+    problem_of(hidden, ErrorCode.NOT_FOUND)
+
+
+def test_an_expired_or_revoked_key_is_a_wrong_key(guarded: TestClient, issue: Issue, shared_database_url: str) -> None:
+    expired = issue(Scope.READ, expires_at=datetime.now(UTC) - timedelta(seconds=1))
+    revoked = issue(Scope.READ)
+    assert guarded.get("/decisions", headers=bearer(revoked)).status_code == 200
+
+    assert on_database(shared_database_url, lambda pool: revoke_key(pool, revoked.key.public_id))
+
+    for key in (expired, revoked):
+        problem_of(guarded.get("/decisions", headers=bearer(key)), ErrorCode.UNAUTHENTICATED)
+
+
+def test_the_use_of_a_key_is_noted_and_stored_with_the_decision(
+    guarded: TestClient, issue: Issue, shared_database_url: str, account_id: str
+) -> None:
+    issued = issue(Scope.DECIDE, Scope.READ)
+
+    answer = guarded.post("/decide", json=a_request(account={"id": account_id}), headers=bearer(issued)).json()
+
+    record = guarded.get(f"/decisions/{answer['decision_id']}", headers=bearer(issued)).json()
+    assert record["api_key_id"] == issued.key.public_id
+    [listed] = [k for k in on_database(shared_database_url, list_keys) if k.public_id == issued.key.public_id]
+    assert listed.last_used_at is not None
+
+
+def test_keys_that_cannot_be_checked_open_nothing() -> None:
+    app = create_app(settings_for(NOWHERE, auth=Auth.ON), decider=FakeDecider())
+    with client_of(app) as client:
+        answer = client.get("/decisions", headers={"authorization": f"Bearer tv_{'0' * 16}_{'0' * 64}"})
+
+    problem_of(answer, ErrorCode.STORE_UNAVAILABLE)
