@@ -1,5 +1,6 @@
 """Put the service together. Nothing else makes pools, deciders or the app; nothing here decides anything."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from typing import Final
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import decide, decisions, health
+from app.api import decide, decisions, events, halt, health
 from app.api.auth import Authenticator
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestMiddleware
@@ -20,11 +21,12 @@ from app.db.operations import Store
 from app.domain.buckets import BucketMap
 from app.domain.policy import Policy
 from app.llm.decider import Decider
-from app.llm.messages import MessagesDecider
+from app.llm.messages import MessagesDecider, model_traits
 from app.llm.rules import RulesDecider
 from app.service import DecisionService
 from app.settings import Auth, Settings, SettingsError
 from app.telemetry import Metrics
+from app.watch import watch_fills
 
 DESCRIPTION: Final = """\
 The model proposes, code disposes: a snapshot comes in, a decider proposes, gates judge, volatility sizes, the store
@@ -112,11 +114,15 @@ def make_decider(settings: Settings) -> Decider:
     """Make the decider that the settings choose.
 
     Raises:
-        SettingsError: the key or the model cannot be used.
+        SettingsError: the key or the model cannot be used, or not within a budget.
     """
     key = settings.anthropic_api_key
     if not settings.uses_anthropic or key is None:
         return RulesDecider()
+    if settings.model_budget_usd_per_day and model_traits(settings.anthropic_model).price is None:
+        raise SettingsError(
+            f"MODEL_BUDGET_USD_PER_DAY: no price is known of {settings.anthropic_model}, so no budget can be kept"
+        )
     try:
         return MessagesDecider(
             api_key=key.reveal(),
@@ -152,7 +158,12 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Runtime]]:
         async with composition.open() as runtime:
-            yield {"runtime": runtime}
+            watch = asyncio.create_task(watch_fills(runtime.pool, runtime.metrics))
+            try:
+                yield {"runtime": runtime}
+            finally:
+                watch.cancel()
+                await asyncio.wait([watch])
 
     app = FastAPI(
         title="TradeVerdict",
@@ -160,10 +171,11 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
     )
-    for resource in (decide, decisions, health):
+    for resource in (decide, decisions, events, halt, health):
         app.include_router(resource.router)
     install_error_handlers(app)
     install_openapi(app)

@@ -22,6 +22,10 @@ from app.domain.policy import Policy, PolicyError
 
 DOTENV: Final = Path(".env")
 NEAR_MISS: Final = 0.85
+SHORTEST_SECRET: Final = 8
+"""Shorter ones are not masked: they are part of too many words, and masking them would hide nothing."""
+COMPOSE_NAMES: Final = frozenset({"POSTGRES_PASSWORD", "TRADEVERDICT_API_PASSWORD"})
+"""What docker-compose.yml reads from the same `.env`; nothing here does."""
 """An unknown environment name this similar to a setting that is not set is taken for a misspelling of it."""
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -300,16 +304,16 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dotenv: Path = DO
             misspelt setting.
     """
     environ = os.environ if environ is None else environ
-    texts = _read_dotenv(dotenv)
+    texts = {name: text for name, text in _read_dotenv(dotenv).items() if name not in COMPOSE_NAMES}
     _refuse_unknown(environ, texts, dotenv=dotenv)
     texts |= {name: environ[name] for name in SETTINGS if name in environ}
+    # An optional setting that is there but empty, as container files like to pass it, is not set.
+    texts = {name: text.strip() for name, text in texts.items() if text.strip() or not SETTINGS[name].optional}
     service: dict[str, Any] = {}
     limits: dict[str, Any] = {}
     for name, text in texts.items():
         spec = SETTINGS[name]
-        if spec.optional and not text.strip():
-            continue
-        (limits if spec.of_policy else service)[spec.name] = _parse(spec, text.strip())
+        (limits if spec.of_policy else service)[spec.name] = _parse(spec, text)
     return Settings(**service, limits=limits, given=frozenset(texts))
 
 
@@ -320,7 +324,7 @@ def _refuse_unknown(environ: Mapping[str, str], texts: Mapping[str, str], *, dot
             raise SettingsError(f"{name}: unknown setting in {dotenv}{_suggestion(name, SETTINGS)}")
     unset = [name for name in SETTINGS if name not in environ and name not in texts]
     for name in environ:
-        if name not in SETTINGS and (suggestion := _suggestion(name, unset)):
+        if name not in SETTINGS.keys() | COMPOSE_NAMES and (suggestion := _suggestion(name, unset)):
             raise SettingsError(f"{name}: unknown setting{suggestion}")
 
 

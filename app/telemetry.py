@@ -20,7 +20,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.domain.gates import GateStatus
 from app.domain.verdict import Judgement
-from app.settings import LogFormat, LogLevel
+from app.settings import SHORTEST_SECRET, LogFormat, LogLevel
 
 DECISION_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 5.0)
 NO_REASON: Final = "none"
@@ -60,6 +60,7 @@ class Metrics:
         self._gate_blocks = self._counter("gate_blocks", "Blocks by gate, of the reported candidate", "gate", "code")
         self._model_failures = self._counter("model_failures", "Deciders' failures", "code")
         self._model_cost = self._counter("model_cost_usd", "Dollars spent on model calls", "decider")
+        self._unprotected_fills = self._counter("unprotected_fills", "Fills that put their account in reduce_only")
         self._requests = self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
         self._decision_seconds = self._histogram("decision_seconds", "Time of one whole decision")
         self._model_seconds = self._histogram("model_seconds", "Time of one use of the decider", "decider")
@@ -86,6 +87,10 @@ class Metrics:
         """Count one answered HTTP request by route template."""
         self._requests.labels(method, route, str(status)).inc()
 
+    def record_unprotected_fill(self) -> None:
+        """Count one fill whose stop was not reported in time."""
+        self._unprotected_fills.inc()
+
     def exposition(self) -> bytes:
         """Write all metrics in Prometheus's text format."""
         return generate_latest(self._registry)
@@ -96,7 +101,8 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         # A JSON line holds a quote or backslash of a secret escaped.
-        forms = {form for secret in secrets for form in (secret, json.dumps(secret)[1:-1])}
+        long_enough = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+        forms = {form for secret in long_enough for form in (secret, json.dumps(secret)[1:-1])}
         known = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
         self._known = re.compile(known) if known else None
 

@@ -1,7 +1,6 @@
 """Stand-ins that tests script by hand."""
 
 import asyncio
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Final
 
@@ -65,8 +64,3 @@ class FakeDecider:
 
     async def close(self) -> None:
         self.closed = True
-
-
-def texts_of(prompts: Iterable[Prompt]) -> str:
-    """All that deciders were told, as one text."""
-    return "\n".join(part for prompt in prompts for part in (prompt.system, prompt.user))

@@ -329,7 +329,8 @@ def value_positions(account: Record, resolved: Mapping[str, Symbol]) -> dict[str
 def open_book(account: Record, state: Record, resolved: Mapping[str, Symbol], bucket_map: BucketLists) -> Book:
     """Count positions at mark, and every live reservation.
 
-    Reading: the mark from which open risk is measured is the same larger value.
+    Reading: the open risk of a long is measured from the same larger value; that of a short from the smaller of
+    mark and price, or a dearer short would look safer (ADR 0004).
     Reading: a position's stop of 0 is no stop.
     """
     held = [position for position in account["positions"] if number(position["quantity"]) != 0]
@@ -348,7 +349,9 @@ def open_book(account: Record, state: Record, resolved: Mapping[str, Symbol], bu
         if mark is None:
             continue
         if stop is not None:
-            open_risk += max(F(0), mark - stop if quantity > 0 else stop - mark) * abs(quantity)
+            known = [nonzero(position.get("mark_price")), resolved[symbol].price if symbol in resolved else None]
+            lowest = min(value for value in known if value is not None)
+            open_risk += max(F(0), mark - stop if quantity > 0 else stop - lowest) * abs(quantity)
         now = resolved[symbol].buckets if symbol in resolved else buckets_of(symbol, bucket_map, ())
         taken.append((symbol, state["position_buckets"].get(symbol) or now, abs(quantity) * mark))
     reservations = state["reservations"]
@@ -729,8 +732,7 @@ def size_and_edge(case: Case, symbol: Symbol, plan: Plan, gates: dict[str, Statu
     ev_r = expected_value(p, loss, reward, cost, policy["scale_out"])
     ev_pct = ev_r * (loss + cost) / entry
     gates["expected_value"] = passes_unless(ev_pct <= policy["min_ev_pct"], "NEGATIVE_EV")
-    # Reading: a calibrated p_win waives the minimum, not a reward below its own costs (which no p_win makes up for).
-    waived = case.calibrator is not None and p >= policy["min_p_win"] and b >= 0
+    waived = case.calibrator is not None and p >= policy["min_p_win"]
     low = (b < policy["min_risk_reward"] and not waived) or (policy["aggressiveness_level"] == 3 and b < 2)
     gates["risk_reward"] = passes_unless(low, "LOW_RISK_REWARD")
     gates["p_win"] = passes_unless(low and p < policy["min_p_win"], "LOW_P_WIN")

@@ -197,7 +197,7 @@ def test_a_service_that_is_away_is_unavailable(capsys: pytest.CaptureFixture[str
 def test_keys_are_made_shown_once_listed_and_revoked(capsys: pytest.CaptureFixture[str]) -> None:
     token = output(
         capsys, "keys", "create", "--name", "bot", "--scope", "decide", "--scope", "read", "--account", "a",
-        "--expires-in", "30d",
+        "--expires", "30d",
     ).strip()  # fmt: skip
     prefix, public_id, secret = token.split("_")
     listed = output(capsys, "keys", "list")
@@ -253,6 +253,30 @@ def test_live_entries_need_a_person_to_type_the_accounts_name(
     monkeypatch.setattr(sys, "stdin", io.StringIO("real-1\n"))
     assert "may trade live until" in output(capsys, *confirm)
     assert "no longer" in output(capsys, *revoke)
+    assert re.search(r"real-1 +│ ana +│.+│ ana ", output(capsys, "live", "list"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("halt", "--global", "--reason", "test", "--operator", ""),
+        ("halt", "--account", " ", "--reason", "test", "--operator", "ana"),
+        ("resume", "--global", "--reason", "", "--operator", "ana"),
+        ("resume", "--global", "--operator", "ana"),
+        ("halt", "--reason", "test", "--operator", "ana"),
+        ("live", "confirm", "--account", "a", "--for", "8h", "--operator", "a\nb"),
+        ("live", "confirm", "--account", "a", "--for", "8h"),
+        ("keys", "create", "--account", "a", "--scope", "root"),
+        ("keys", "create", "--scope", "admin"),
+    ],
+    ids=" ".join,
+)
+def test_what_nobody_answers_for_is_not_done(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+
+    assert ended.value.code == ExitCode.BAD_INPUT
+    assert "error: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["8", "h", "0h", "8w", "-1h", "99999d", "8 h"])

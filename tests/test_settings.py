@@ -8,6 +8,7 @@ import pytest
 from app.cli.reference import env_example, settings_markdown
 from app.domain.policy import Policy, ScaleOut
 from app.settings import (
+    COMPOSE_NAMES,
     SETTINGS,
     Auth,
     DeciderChoice,
@@ -187,6 +188,19 @@ def test_a_base_url_must_be_a_web_address() -> None:
     assert refusal(ANTHROPIC_BASE_URL="localhost:8080").startswith("ANTHROPIC_BASE_URL")
 
 
+def test_a_lease_must_outlast_the_deadline_or_is_lengthened_when_nobody_set_it() -> None:
+    assert load().idempotency_lease.total_seconds() == 10
+    assert load(DECISION_DEADLINE_MS="9999").idempotency_lease.total_seconds() == 10
+    assert load(DECISION_DEADLINE_MS="10000").idempotency_lease.total_seconds() == 11
+    assert load(IDEMPOTENCY_LEASE_S="2", DECISION_DEADLINE_MS="1999").idempotency_lease.total_seconds() == 2
+    assert refusal(IDEMPOTENCY_LEASE_S="2", DECISION_DEADLINE_MS="2000").startswith("IDEMPOTENCY_LEASE_S=2")
+
+
+def test_a_trial_without_keys_is_held_to_a_rate_limit_only_when_one_was_set() -> None:
+    assert load(AUTH="off").limits_requests_without_key is False
+    assert load(AUTH="off", RATE_LIMIT_PER_MINUTE="600").limits_requests_without_key is True
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "10.0.0.1", "::", "example.org", "127.0.0.1.example.org", ""])
 def test_serving_without_keys_is_refused_beyond_loopback(host: str) -> None:
     with pytest.raises(SettingsError, match=r"^AUTH=off"):
@@ -225,9 +239,19 @@ def test_the_example_file_names_every_setting_with_its_default(tmp_path: Path) -
     dotenv.write_text(uncommented)
 
     assert load_settings({}, dotenv=dotenv).policy() == Policy()
-    assert uncommented.count("\n") + 1 == len(SETTINGS)
+    assert uncommented.count("\n") + 1 == len(SETTINGS) + len(COMPOSE_NAMES)
 
 
 def test_the_files_in_the_repository_are_current() -> None:
     assert (REPOSITORY / ".env.example").read_text() == env_example()
     assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_markdown()
+
+
+def test_the_passwords_of_docker_compose_may_stand_in_the_same_file(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text("POSTGRES_PASSWORD=abc\nTRADEVERDICT_API_PASSWORD=def\nMIN_PRICE=2\n")
+
+    settings = load_settings({"TRADEVERDICT_API_PASSWORD": "def"}, dotenv=dotenv)
+
+    assert settings.policy().min_price == 2
+    assert "abc" not in repr(settings)

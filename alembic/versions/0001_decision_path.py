@@ -15,9 +15,14 @@ TIME = postgresql.TIMESTAMP(timezone=True)
 MODES = "mode IN ('paper', 'live')"
 DIRECTIONS = "direction IN ('long', 'short')"
 
-# Roles belong to the whole server, which several databases may be migrating at once.
+# Roles belong to the whole server, which several databases may be migrating at once. Whoever migrates must be
+# able to act as the role, and so must the service's own login where a DBA has made one. (Since PostgreSQL 16
+# one may be a role's member without that. No percent signs: `alembic upgrade --sql` would double them.)
 CREATE_ROLES = """
 DO $$
+DECLARE
+    acting text := CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END;
+    login text;
 BEGIN
     BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tradeverdict_app') THEN
@@ -26,17 +31,15 @@ BEGIN
     EXCEPTION WHEN duplicate_object OR unique_violation THEN
         NULL;
     END;
-    BEGIN
-        IF NOT pg_has_role(current_user, 'tradeverdict_app', 'MEMBER') THEN
-            EXECUTE format('GRANT tradeverdict_app TO %I', current_user);
-        END IF;
-        IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'tradeverdict_api')
-            AND NOT pg_has_role('tradeverdict_api', 'tradeverdict_app', 'MEMBER') THEN
-            GRANT tradeverdict_app TO tradeverdict_api;
-        END IF;
-    EXCEPTION WHEN unique_violation THEN
-        NULL;
-    END;
+    FOR login IN SELECT rolname FROM pg_roles WHERE rolname IN (current_user, 'tradeverdict_api') LOOP
+        BEGIN
+            IF NOT pg_has_role(login, 'tradeverdict_app', acting) THEN
+                EXECUTE 'GRANT tradeverdict_app TO ' || quote_ident(login);
+            END IF;
+        EXCEPTION WHEN unique_violation THEN
+            NULL;
+        END;
+    END LOOP;
 END
 $$
 """
@@ -49,8 +52,8 @@ BEGIN
     IF TG_OP <> 'UPDATE' AND current_setting('tradeverdict.retention', true) = 'on' THEN
         RETURN NULL;
     END IF;
-    RAISE EXCEPTION '% of % is refused: it is append-only', TG_OP, TG_TABLE_NAME
-        USING ERRCODE = 'insufficient_privilege';
+    RAISE insufficient_privilege
+        USING MESSAGE = TG_OP || ' of ' || TG_TABLE_NAME || ' is refused: it is append-only';
 END
 $$
 """

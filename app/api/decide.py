@@ -1,6 +1,8 @@
 """POST /decide: one snapshot in, one recorded verdict out."""
 
+import asyncio
 import time
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
@@ -8,14 +10,18 @@ from pydantic import ValidationError
 from app.api.body import read_json_body
 from app.api.errors import ErrorCode, FieldError, invalid, invalid_body
 from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
-from app.api.openapi import BEARER, answers, json_body
+from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
 from app.api.runtime import runtime_of
 from app.api.schemas import DecideRequest
 from app.db.api_keys import NO_API_KEY
+from app.db.engine import StoreUnavailable
 from app.db.idempotency import Claim, KeyedRequest
 from app.db.vocabulary import Scope
 from app.domain.policy import PolicyError
+
+OVERTIME_S: Final = 2.0
+"""Past the deadline only the store can still be waited for, and for no longer than this."""
 
 router = APIRouter(tags=["decisions"])
 
@@ -24,7 +30,11 @@ router = APIRouter(tags=["decisions"])
     "/decide",
     response_class=Response,
     responses=answers(
-        {"model": DecisionResponse, "headers": REPLAYED_HEADER},
+        {
+            "model": DecisionResponse,
+            "headers": REPLAYED_HEADER,
+            "links": ticket_links("$response.body#/decision_id"),
+        },
         ErrorCode.MALFORMED_JSON,
         ErrorCode.VALIDATION_ERROR,
         ErrorCode.UNAUTHENTICATED,
@@ -37,6 +47,7 @@ router = APIRouter(tags=["decisions"])
         ErrorCode.IDEMPOTENCY_KEY_SPENT,
         ErrorCode.IDEMPOTENCY_IN_FLIGHT,
         ErrorCode.STORE_UNAVAILABLE,
+        ErrorCode.SHUTTING_DOWN,
     ),
     openapi_extra=BEARER | json_body("DecideRequest") | KEY_HEADER,
 )
@@ -70,17 +81,22 @@ async def decide(request: Request) -> Response:
             claim=claim,
         )
 
-    if key is None:
-        return Response(await judge(), media_type="application/json")
-    return await decide_once(
-        runtime.pool,
-        KeyedRequest(
-            api_key_id=identity.key_id or NO_API_KEY,
-            account_id=account.id,
-            key=key,
-            fingerprint=fingerprint(body),
-        ),
-        lease=runtime.settings.idempotency_lease,
-        wait_until=started + policy.decision_deadline_ms / 1000,
-        decide=judge,
-    )
+    deadline_s = policy.decision_deadline_ms / 1000
+    try:
+        async with asyncio.timeout(deadline_s + OVERTIME_S):
+            if key is None:
+                return Response(await judge(), media_type="application/json")
+            return await decide_once(
+                runtime.pool,
+                KeyedRequest(
+                    api_key_id=identity.key_id or NO_API_KEY,
+                    account_id=account.id,
+                    key=key,
+                    fingerprint=fingerprint(body),
+                ),
+                lease=runtime.settings.idempotency_lease,
+                wait_until=started + deadline_s,
+                decide=judge,
+            )
+    except TimeoutError as error:
+        raise StoreUnavailable(error) from error

@@ -9,13 +9,13 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.api.errors import ApiError, ErrorCode
-from app.api.openapi import BEARER, answers
+from app.api.openapi import BEARER, answers, ticket_links
 from app.api.responses import DecisionListResponse, DecisionRecordResponse
 from app.api.runtime import runtime_of
-from app.api.schemas import AccountId, Symbol
+from app.api.schemas import AccountId, Symbol, Time
 from app.db.account_state import state_to_json
 from app.db.queries import get_decision, list_decisions
 from app.db.records import DecisionRecord
@@ -48,8 +48,8 @@ class DecisionFilter(BaseModel):
     account: AccountId | None = None
     symbol: Symbol | None = None
     verdict: Verdict | None = None
-    from_: Annotated[AwareDatetime | None, Field(alias="from", description="decided at or after")] = None
-    to: Annotated[AwareDatetime | None, Field(description="decided before")] = None
+    from_: Annotated[Time | None, Field(alias="from", description="decided at or after")] = None
+    to: Annotated[Time | None, Field(description="decided before")] = None
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 50
     cursor: Annotated[str, Field(max_length=64), AfterValidator(_read_cursor)] | None = None
 
@@ -58,7 +58,7 @@ class DecisionFilter(BaseModel):
     "/decisions",
     response_class=Response,
     responses=answers(
-        {"model": DecisionListResponse},
+        {"model": DecisionListResponse, "links": ticket_links("$response.body#/decisions/0/decision_id")},
         ErrorCode.VALIDATION_ERROR,
         ErrorCode.UNAUTHENTICATED,
         ErrorCode.FORBIDDEN,

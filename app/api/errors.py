@@ -53,6 +53,7 @@ class ErrorCode(StrEnum):
     RATE_LIMITED = "RATE_LIMITED"
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
     MIGRATIONS_PENDING = "MIGRATIONS_PENDING"
+    SHUTTING_DOWN = "SHUTTING_DOWN"
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
@@ -82,6 +83,7 @@ CATALOGUE: Final[Mapping[ErrorCode, tuple[int, str]]] = MappingProxyType(
         ErrorCode.RATE_LIMITED: (429, "Too many requests"),
         ErrorCode.STORE_UNAVAILABLE: (503, "The store cannot be reached, so nothing was decided"),
         ErrorCode.MIGRATIONS_PENDING: (503, "The database is not at the current schema"),
+        ErrorCode.SHUTTING_DOWN: (503, "The service is stopping, and nothing was decided"),
         ErrorCode.INTERNAL_ERROR: (500, "Something is broken on our side"),
     }
 )
@@ -187,6 +189,15 @@ def problem_response(request_id: str, error: ApiError) -> Response:
     if error.errors:
         body["errors"] = [fault.model_dump() for fault in error.errors]
     return Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def shutting_down() -> ApiError:
+    """Say that the request outlived the time that a stopping service gives."""
+    return ApiError(
+        ErrorCode.SHUTTING_DOWN,
+        "Ask again; another process may answer.",
+        headers={"Retry-After": str(STORE_RETRY_AFTER_S), "Connection": "close"},
+    )
 
 
 def internal_error() -> ApiError:

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 
 from app.api.body import read_json_body
 from app.api.errors import ApiError, ErrorCode, FieldError, invalid, invalid_body
-from app.api.openapi import BEARER, answers, json_body
+from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import AnswerModel
 from app.api.runtime import runtime_of
 from app.api.schemas import RequestModel, Time, printable
@@ -145,26 +145,35 @@ class EventResponse(AnswerModel):
     "/decisions/{decision_id}/events",
     status_code=201,
     response_class=Response,
-    responses={201: {"model": EventResponse, "description": "The event counts from now on"}}
-    | answers(
-        {"model": EventResponse, "description": "The event was told before and counts once; the answer is the first"},
-        ErrorCode.MALFORMED_JSON,
-        ErrorCode.VALIDATION_ERROR,
-        ErrorCode.EVENT_IMPOSSIBLE,
-        ErrorCode.UNAUTHENTICATED,
-        ErrorCode.FORBIDDEN,
-        ErrorCode.NOT_FOUND,
-        ErrorCode.DECISION_NOT_EXECUTABLE,
-        ErrorCode.EVENT_CONFLICT,
-        ErrorCode.EVENT_OUT_OF_ORDER,
-        ErrorCode.TICKET_EXPIRED,
-        ErrorCode.HALTED,
-        ErrorCode.REDUCE_ONLY,
-        ErrorCode.BODY_TOO_SLOW,
-        ErrorCode.BODY_TOO_LARGE,
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE,
-        ErrorCode.STORE_UNAVAILABLE,
-    ),
+    responses={
+        **answers(
+            {
+                "model": EventResponse,
+                "description": "The event was told before: it counts once, and the answer is the first",
+            },
+            ErrorCode.MALFORMED_JSON,
+            ErrorCode.VALIDATION_ERROR,
+            ErrorCode.EVENT_IMPOSSIBLE,
+            ErrorCode.UNAUTHENTICATED,
+            ErrorCode.FORBIDDEN,
+            ErrorCode.NOT_FOUND,
+            ErrorCode.DECISION_NOT_EXECUTABLE,
+            ErrorCode.EVENT_CONFLICT,
+            ErrorCode.EVENT_OUT_OF_ORDER,
+            ErrorCode.TICKET_EXPIRED,
+            ErrorCode.HALTED,
+            ErrorCode.REDUCE_ONLY,
+            ErrorCode.BODY_TOO_SLOW,
+            ErrorCode.BODY_TOO_LARGE,
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            ErrorCode.STORE_UNAVAILABLE,
+        ),
+        201: {
+            "model": EventResponse,
+            "description": "The event counts from now on",
+            "links": ticket_links("$request.path.decision_id"),
+        },
+    },
     openapi_extra=BEARER | json_body("EventRequest"),
 )
 async def report(request: Request, decision_id: UUID) -> Response:

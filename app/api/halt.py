@@ -140,7 +140,10 @@ async def resume(request: Request) -> Response:
     "/halt",
     response_class=Response,
     responses=answers(
-        {"model": HaltListResponse}, ErrorCode.UNAUTHENTICATED, ErrorCode.FORBIDDEN, ErrorCode.STORE_UNAVAILABLE
+        {"model": HaltListResponse},
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.STORE_UNAVAILABLE,
     ),
     openapi_extra=BEARER,
 )

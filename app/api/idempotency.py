@@ -37,6 +37,8 @@ from app.domain.account import AccountMode
 
 HEADER: Final = "Idempotency-Key"
 REPLAYED: Final = "Idempotency-Replayed"
+RELEASE_S: Final = 0.5
+"""No caller waits longer than this for a claim to be given back: its lease ends by itself."""
 FIRST_PAUSE_S: Final = 0.01
 LONGEST_PAUSE_S: Final = 0.1
 PAUSE_GROWTH: Final = 1.5
@@ -105,8 +107,9 @@ async def decide_once(
         except LeaseLost as error:
             use = await _successors_use(pool, keyed, error)
         except BaseException:
-            with suppress(StoreUnavailable):
-                await release_key(pool, use)
+            with suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(RELEASE_S):
+                    await release_key(pool, use)
             raise
     return _answer(await _wait(pool, keyed, use, until=wait_until))
 

@@ -1,5 +1,6 @@
 """Give every request an id, one log line and one count, and turn what nobody caught into INTERNAL_ERROR."""
 
+import asyncio
 import re
 from time import perf_counter
 from typing import Final
@@ -9,7 +10,7 @@ import uuid_utils
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import internal_error, problem_response
+from app.api.errors import internal_error, problem_response, shutting_down
 from app.telemetry import Metrics
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -54,6 +55,11 @@ class RequestMiddleware:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED
+        except asyncio.CancelledError:
+            # The server cancels what outlives its grace when it stops, and nothing else does.
+            if status is not None:
+                raise
+            await problem_response(request_id, shutting_down())(scope, receive, send_with_id)
         except Exception:
             log.exception("unexpected error")
             if status is not None:

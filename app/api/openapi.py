@@ -35,6 +35,14 @@ def json_body(model: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def ticket_links(decision_id: str) -> dict[str, Any]:
+    """Document what can be asked next about a decision whose id is found by a runtime expression."""
+    return {
+        operation: {"operationId": operation, "parameters": {"decision_id": decision_id}}
+        for operation in ("decision", "report")
+    }
+
+
 def install_openapi(app: FastAPI) -> None:
     """Replace the app's document, made once, on first request."""
 

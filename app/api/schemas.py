@@ -22,6 +22,8 @@ from app.domain.symbols import normalize_symbol
 from app.domain.text import clean_text
 
 TOO_LARGE: Final = 1e13
+TOO_SMALL: Final = 1e-9
+"""Prices and equity below this are no prices and no equity."""
 MAX_SYMBOLS: Final = 50
 MAX_BARS: Final = 1_000
 MAX_POSITIONS: Final = 500
@@ -43,6 +45,13 @@ def printable(text: str) -> str:
     return text
 
 
+def _time_text(value: object) -> object:
+    """Refuse a Unix time, in quotes or not: it names neither its unit nor its zone."""
+    if not isinstance(value, str) or "-" not in value[1:]:
+        raise ValueError("must be an RFC 3339 time such as 2026-11-20T15:30:00Z")
+    return value
+
+
 def _as_text(activity: object) -> object:
     """Write an object as compact JSON; raises ValueError when it holds NaN or Infinity."""
     if not isinstance(activity, dict):
@@ -52,9 +61,10 @@ def _as_text(activity: object) -> object:
 
 Number = Annotated[float, Field(gt=-TOO_LARGE, lt=TOO_LARGE)]
 NonNegative = Annotated[float, Field(ge=0, lt=TOO_LARGE)]
-Positive = Annotated[float, Field(gt=0, lt=TOO_LARGE)]
+Positive = Annotated[float, Field(ge=TOO_SMALL, lt=TOO_LARGE)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Time = Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
+BarTime = Annotated[AwareDatetime, Field(ge=EARLIEST, le=LATEST)]
+Time = Annotated[BarTime, Field(strict=False), BeforeValidator(_time_text)]
 Symbol = Annotated[str, Field(max_length=32), AfterValidator(normalize_symbol)]
 AccountId = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable)]
 Bucket = Annotated[str, Field(max_length=MAX_LABEL), AfterValidator(normalize_bucket)]
@@ -95,7 +105,7 @@ class PositionIn(RequestModel):
 class BarIn(RequestModel):
     """A bar: opening time, prices in dollars per share, volume in shares."""
 
-    t: Time
+    t: BarTime
     o: NonNegative
     h: NonNegative
     l: NonNegative  # noqa: E741 (bots send this name)

@@ -17,7 +17,7 @@ from app.cli.errors import CommandError, ExitCode
 from app.cli.local import decide_locally
 from app.cli.tables import decision_view
 from app.main import compose
-from app.settings import Secret, Settings, load_settings, redact_url
+from app.settings import LogLevel, Secret, Settings, load_settings, redact_url
 from app.telemetry import configure_logging
 
 STANDARD_INPUT: Final = "-"
@@ -36,7 +36,8 @@ def add_to(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> None:
     """Decide and print the verdict."""
     settings = load_settings()
-    configure_logging(level=settings.log_level, log_format=settings.log_format, secrets=settings.secrets)
+    quiet = max(settings.log_level, LogLevel.WARNING, key=list(LogLevel).index)
+    configure_logging(level=quiet, log_format=settings.log_format, secrets=settings.secrets)
     body = _read(options.file)
     if options.url is None:
         with provided_database(settings) as provided:

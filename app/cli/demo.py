@@ -17,7 +17,7 @@ from app.cli.database import provided_database
 from app.cli.errors import CommandError, ExitCode
 from app.cli.local import decide_locally
 from app.cli.serve import describe_decider
-from app.cli.tables import decision_view, market_table
+from app.cli.tables import account_line, decision_view, market_table
 from app.db.queries import get_decision
 from app.domain.market import MarketView, resolve_market
 from app.main import Composition, compose
@@ -66,7 +66,9 @@ def run(options: argparse.Namespace) -> None:
         return
     for number, scene in enumerate(scenes, start=1):
         console.rule(f"[bold]{number}. {scene.title}")
-        console.print(market_table(scene.market))
+        console.print(account_line(scene.request["account"]))
+        if number == 1:
+            console.print(market_table(scene.market))
         console.print(decision_view(scene.answer))
         console.print(
             f"Stored decision {scene.answer['decision_id']}, read back from PostgreSQL: {scene.stored_verdict}\n"

@@ -4,7 +4,7 @@ import argparse
 
 from rich.table import Table
 
-from app.cli.arguments import Commands
+from app.cli.arguments import Commands, one_line
 from app.cli.console import console
 from app.cli.database import with_pool
 from app.cli.errors import CommandError, ExitCode
@@ -31,10 +31,10 @@ def add_to(commands: Commands) -> None:
 
 def _add_who(parser: argparse.ArgumentParser) -> None:
     whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--account")
+    whose.add_argument("--account", type=one_line)
     whose.add_argument("--global", action="store_true", dest="everyone", help="every account")
-    parser.add_argument("--reason", required=True)
-    parser.add_argument("--operator", required=True, help="the person who answers for it")
+    parser.add_argument("--reason", type=one_line, required=True)
+    parser.add_argument("--operator", type=one_line, required=True, help="the person who answers for it")
 
 
 def run_halt(options: argparse.Namespace) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from app.cli.arguments import Commands, duration
+from app.cli.arguments import Commands, duration, one_line
 from app.cli.console import console
 from app.cli.database import with_pool
 from app.cli.errors import CommandError, ExitCode
@@ -18,12 +18,16 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser("keys", help="make, list and revoke API keys")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     create = actions.add_parser("create", help="make a key; it is shown this once")
-    create.add_argument("--name", required=True, help="what people call it")
+    create.add_argument("--name", type=one_line, default="unnamed", help="what people call it")
     create.add_argument("--scope", action="append", required=True, choices=[scope.value for scope in Scope])
     accounts = create.add_mutually_exclusive_group(required=True)
-    accounts.add_argument("--account", action="append", help="an account it may act for; may be repeated")
+    accounts.add_argument(
+        "--account", type=one_line, action="append", help="an account it may act for; may be repeated"
+    )
     accounts.add_argument("--all-accounts", action="store_true", help="every account")
-    create.add_argument("--expires-in", type=duration, help="30d, 8h, 15m; without it the key does not expire")
+    create.add_argument(
+        "--expires", type=duration, metavar="TIME", help="90d, 8h, 15m; without it the key does not expire"
+    )
     create.set_defaults(run=run_create)
     actions.add_parser("list", help="list all keys").set_defaults(run=run_list)
     revoke = actions.add_parser("revoke", help="end a key for good")
@@ -33,7 +37,7 @@ def add_to(commands: Commands) -> None:
 
 def run_create(options: argparse.Namespace) -> None:
     """Make a key; its token goes to standard output alone, everything else around it to people."""
-    lasting = options.expires_in
+    lasting = options.expires
     issued = with_pool(
         lambda pool: create_key(
             pool,

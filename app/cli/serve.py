@@ -12,6 +12,7 @@ from typing import Any, Final
 import uvicorn
 
 from app.cli.arguments import Commands
+from app.cli.connection import PromptProtocol
 from app.cli.database import provided_database
 from app.cli.errors import CommandError, ExitCode
 from app.main import create_app, warnings
@@ -20,15 +21,15 @@ from app.telemetry import configure_logging
 
 BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 75
-SHUTDOWN_MARGIN_S: Final = 2
-"""Time for the answers, beyond the deadline that every decision keeps anyway."""
+SHUTDOWN_MARGIN_S: Final = 4
+"""Beyond its deadline a decision may still wait for the store, and its answer has to leave."""
 
 
 def add_to(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("serve", help="serve HTTP; without DATABASE_URL on an embedded database")
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--port", type=_port, default=8000, help="0 takes a free one")
     parser.set_defaults(run=run)
 
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
         configure_logging(level=provided.log_level, log_format=provided.log_format, secrets=provided.secrets)
         config = uvicorn.Config(
             create_app(provided),
-            http="httptools",
+            http=PromptProtocol,
             loop="uvloop",
             ws="none",
             lifespan="on",
@@ -72,6 +73,13 @@ class _Server(uvicorn.Server):
         if self.started:
             sys.stdout.write(self._announcement + "\n")
             sys.stdout.flush()
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65_535:
+        raise ValueError(text)
+    return port
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -26,6 +26,15 @@ def decision_view(decision: Json) -> RenderableType:
     )
 
 
+def account_line(account: Json) -> Text:
+    """Show the account that was sent, in one line."""
+    held = ", ".join(f"{position['quantity']} {position['symbol']}" for position in account["positions"])
+    return Text(
+        f"Account {account['id']}: equity {account['equity']:,}, cash {account['cash']:,}, "
+        f"P&L today {account['daily_pnl']:,}, this week {account['weekly_pnl']:,}; holds {held or 'nothing'}"
+    )
+
+
 def market_table(market: MarketView) -> Table:
     """Show what counts of a snapshot."""
     table = Table(title=f"Snapshot of {market.as_of:%Y-%m-%d %H:%M} UTC")

@@ -14,6 +14,7 @@ What the pool sees to, so that nobody above has to:
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from decimal import Decimal
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -128,6 +129,7 @@ async def create_pool(
         command_timeout=UNANSWERED_S,
         max_cached_statement_lifetime=0,
         connection_class=_Connection,
+        init=_read_decimals_as_written,
         server_settings={
             "role": APP_ROLE,
             "application_name": application_name,
@@ -157,6 +159,11 @@ def asyncpg_url(url: str) -> str:
         if url.startswith(scheme):
             return "postgresql://" + url.removeprefix(scheme)
     raise ValueError(f"the database's address must start with one of {', '.join(_SCHEMES)}")
+
+
+async def _read_decimals_as_written(connection: Connection) -> None:
+    # asyncpg's own decoder gives 100000 as 1.0E+5, which is equal but prints differently.
+    await connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=Decimal, format="text")
 
 
 @contextmanager

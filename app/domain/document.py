@@ -19,6 +19,8 @@ from app.domain.verdict import Judgement, RiskState, Ticket
 
 CENT: Final = Decimal("0.01")
 PRICE_DIGITS: Final = 6
+EXACT_IN_JSON: Final = 2**53
+LARGEST: Final = 1e300
 WIDE: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 """Precise enough to write any sum of what a request may hold."""
 Json = dict[str, Any]
@@ -51,8 +53,14 @@ def _exponent(value: Decimal) -> int:
 
 def _number(reading: Reading) -> int | float | str | None:
     if isinstance(reading, Decimal):
-        return int(reading) if reading == reading.to_integral_value() else float(reading)
+        whole = abs(reading) <= EXACT_IN_JSON and reading == reading.to_integral_value()
+        return int(reading) if whole else finite(reading)
     return reading
+
+
+def finite(value: Decimal | float) -> float:
+    """Write a statistic as a float that JSON can hold; what is beyond is cut to the largest."""
+    return max(-LARGEST, min(LARGEST, float(value)))
 
 
 def decision_document(
@@ -87,14 +95,15 @@ def decision_document(
                 "symbol": summary.symbol,
                 "rank": summary.rank,
                 "verdict": summary.verdict.value,
-                "ev_r": summary.ev_r,
+                "ev_r": None if summary.ev_r is None else finite(summary.ev_r),
                 "blocked_by": list(summary.blocked_by),
             }
             for summary in judgement.candidates
         ],
         "risk_state": risk_state_document(judgement.risk_state),
         "claims": [
-            {"field": claim.field, "claimed": claim.claimed, "computed": claim.computed} for claim in judgement.claims
+            {"field": claim.field, "claimed": finite(claim.claimed), "computed": finite(claim.computed)}
+            for claim in judgement.claims
         ],
         "watchlist": [
             {"symbol": item.symbol, "trigger": item.trigger, "target_conviction": item.target_conviction}
@@ -130,7 +139,7 @@ def ticket_document(ticket: Ticket) -> Json:
         "time_stop_at": None if ticket.time_stop_at is None else utc_text(ticket.time_stop_at),
         "notional_usd": None if ticket.notional_usd is None else money_text(ticket.notional_usd),
         "risk_usd": money_text(ticket.risk_usd),
-        "risk_bps": ticket.risk_bps,
+        "risk_bps": finite(ticket.risk_bps),
         "price_collar": (None if collar is None else {"low": price_text(collar.low), "high": price_text(collar.high)}),
         "stop_required": ticket.stop_required,
         "reduce_only": ticket.reduce_only,
@@ -172,13 +181,13 @@ def proposal_document(proposed: Candidate | Manage | None) -> Json | None:
 def edge_document(edge: Edge) -> Json:
     """Write the edge as numbers."""
     return {
-        "p_win_raw": float(edge.p_win_raw),
-        "p_win": float(edge.p_win),
-        "risk_reward": float(edge.risk_reward),
-        "ev_r": float(edge.ev_r),
-        "ev_pct": float(edge.ev_pct),
-        "kelly_fraction": float(edge.kelly_fraction),
-        "cost_bps_round_trip": float(edge.cost_bps_round_trip),
+        "p_win_raw": finite(edge.p_win_raw),
+        "p_win": finite(edge.p_win),
+        "risk_reward": finite(edge.risk_reward),
+        "ev_r": finite(edge.ev_r),
+        "ev_pct": finite(edge.ev_pct),
+        "kelly_fraction": finite(edge.kelly_fraction),
+        "cost_bps_round_trip": finite(edge.cost_bps_round_trip),
     }
 
 
@@ -188,7 +197,7 @@ def sizing_document(sizing: Sizing) -> Json:
         "risk_per_share": price_text(
             _cents(sizing.risk_per_share) if sizing.risk_per_share >= 1 else sizing.risk_per_share
         ),
-        "atr_multiple": float(sizing.atr_multiple),
+        "atr_multiple": finite(sizing.atr_multiple),
         "caps": [{"cap": cap.cap, "max_quantity": cap.max_quantity} for cap in sizing.caps],
         "binding_cap": sizing.binding_cap,
     }
@@ -210,17 +219,17 @@ def gate_document(gate: GateResult) -> Json:
 def risk_state_document(risk: RiskState) -> Json:
     """Write the account's risk; drawdowns in whole basis points."""
     return {
-        "day_dd_bps": None if risk.day_dd_bps is None else round(risk.day_dd_bps),
-        "week_dd_bps": None if risk.week_dd_bps is None else round(risk.week_dd_bps),
-        "cash_pct": risk.cash_pct,
-        "gross_leverage": risk.gross_leverage,
+        "day_dd_bps": None if risk.day_dd_bps is None else round(finite(risk.day_dd_bps)),
+        "week_dd_bps": None if risk.week_dd_bps is None else round(finite(risk.week_dd_bps)),
+        "cash_pct": finite(risk.cash_pct),
+        "gross_leverage": None if risk.gross_leverage is None else finite(risk.gross_leverage),
         "open_positions": risk.open_positions,
         "buckets": [
             {
                 "bucket": item.bucket,
-                "exposure_pct": item.exposure_pct,
+                "exposure_pct": finite(item.exposure_pct),
                 "limit_pct": item.limit_pct,
-                "reduce_by_usd": float(_cents(item.reduce_by_usd)),
+                "reduce_by_usd": finite(_cents(item.reduce_by_usd)),
             }
             for item in risk.buckets
         ],

@@ -48,9 +48,22 @@ class Exposure:
 
 def mark_of(position: Position, *, market: MarketView) -> Decimal | None:
     """Value a position at the larger of its own mark and the snapshot's price, dollars per share."""
+    return max(_marks(position, market=market), default=None)
+
+
+def _marks(position: Position, *, market: MarketView) -> list[Decimal]:
     view = market.symbol(position.symbol)
-    marks = [mark for mark in (position.mark_price, view.price if view else None) if mark is not None]
-    return max(marks, default=None)
+    return [mark for mark in (position.mark_price, view.price if view else None) if mark is not None]
+
+
+def _stop_distance(position: Position, *, market: MarketView) -> Decimal:
+    """Measure how far the stop of a marked position is from the mark that is further from it, dollars per share.
+
+    For a long that is the larger mark, at which it is valued; for a short the smaller, so that a dearer short
+    never looks safer.
+    """
+    marks, stop = _marks(position, market=market), position.stop_loss or ZERO
+    return max(marks) - stop if position.direction is Direction.LONG else stop - min(marks)
 
 
 def measure_exposure(*, account: Account, market: MarketView, state: AccountState) -> Exposure:
@@ -73,10 +86,7 @@ def measure_exposure(*, account: Account, market: MarketView, state: AccountStat
         for bucket in _buckets_of(position, market=market, state=state):
             by_bucket[bucket] += value
         if position.stop_loss is not None:
-            distance = mark - position.stop_loss
-            if position.direction is Direction.SHORT:
-                distance = -distance
-            open_risk += max(ZERO, distance) * abs(position.quantity)
+            open_risk += max(ZERO, _stop_distance(position, market=market)) * abs(position.quantity)
     entries = [reservation for reservation in state.reservations if not reservation.reduce_only]
     for reservation in entries:
         by_symbol[reservation.symbol] += reservation.notional_usd

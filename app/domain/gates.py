@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
+from math import ceil
 from typing import Final
 
 from app.domain.account import Account, AccountMode, AccountState, HaltState, PeriodLoss
@@ -451,10 +452,15 @@ def p_win_waives(case: Case) -> bool:
     return case.calibrated and case.edge is not None and case.edge.p_win >= case.policy.min_p_win
 
 
-def _required_risk_reward(case: Case) -> Decimal:
+def _required_risk_reward(case: Case) -> Decimal | None:
+    """Give the minimum in force; None where a calibrated p_win waives it and the level sets none of its own."""
     if p_win_waives(case):
-        return case.policy.level.min_risk_reward or Decimal(0)
+        return case.policy.level.min_risk_reward
     return case.policy.required_risk_reward
+
+
+def _rewards_too_little(edge: Edge, limit: Decimal | None) -> bool:
+    return limit is not None and edge.risk_reward < limit
 
 
 def p_win(case: Case) -> Finding:
@@ -462,7 +468,7 @@ def p_win(case: Case) -> Finding:
     if case.edge is None:
         return NO_EDGE
     observed, limit = case.edge.p_win, case.policy.min_p_win
-    if observed < limit and case.edge.risk_reward < _required_risk_reward(case):
+    if observed < limit and _rewards_too_little(case.edge, _required_risk_reward(case)):
         return _blocks(Code.LOW_P_WIN, observed, limit, "p_win and risk-reward are both too low")
     return _passes(observed, limit, "" if observed >= limit else "the reward makes up for it")
 
@@ -472,7 +478,7 @@ def risk_reward(case: Case) -> Finding:
     if case.edge is None:
         return NO_EDGE
     observed, limit = case.edge.risk_reward, _required_risk_reward(case)
-    if observed < limit:
+    if _rewards_too_little(case.edge, limit):
         return _blocks(Code.LOW_RISK_REWARD, observed, limit, "reward too small for the risk")
     return _passes(observed, limit, "waived by a calibrated p_win" if p_win_waives(case) else "")
 
@@ -500,8 +506,9 @@ def size(case: Case) -> Finding:
     if quantity < 1:
         return _blocks(binding.code, quantity, 1, f"{binding.cap} leaves less than one share")
     if notional < case.policy.min_order_notional:
+        least = ceil(case.policy.min_order_notional / case.entry)
         return _blocks(
-            binding.code, quantity, 1, f"{notional:.2f} USD is below the smallest order ({binding.cap} binds)"
+            binding.code, quantity, least, f"{notional:.2f} USD is below the smallest order ({binding.cap} binds)"
         )
     return _passes(quantity, 1, f"{binding.cap} binds")
 

@@ -187,7 +187,8 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
     """Drop dirty, incomplete and outdated bars; return the rest and how many were dropped for what.
 
     Daily bars (opened a day or more apart) count when dated before `as_of`'s UTC date; intraday bars when
-    they closed, one interval after they opened, by `as_of`.
+    they closed, one interval after they opened, by `as_of`. The interval is the most frequent one, so that a
+    stray bar makes no daily series intraday.
     """
     dropped: Counter[str] = Counter()
     clean: list[Bar] = []
@@ -197,8 +198,7 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
             clean.append(bar)
         else:
             dropped[fault] += 1
-    gaps = [after.t - before.t for before, after in pairwise(clean)]
-    interval = min(gaps, default=ONE_DAY)
+    interval = _interval(clean)
     if interval < ONE_DAY:
         complete = [bar for bar in clean if bar.t + interval <= as_of]
     else:
@@ -210,6 +210,12 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
         dropped["last bar more than 7 days old"] += len(complete)
         complete = []
     return tuple(complete), dropped
+
+
+def _interval(bars: Sequence[Bar]) -> timedelta:
+    """Give the most frequent distance between bars; of equally frequent ones the shortest."""
+    gaps = Counter(after.t - before.t for before, after in pairwise(bars))
+    return max(gaps, key=lambda gap: (gaps[gap], -gap), default=ONE_DAY)
 
 
 def _bar_fault(bar: Bar, *, last: datetime | None) -> str | None:

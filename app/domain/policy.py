@@ -281,6 +281,12 @@ class Policy:
                 }
                 for level in AGGRESSIVENESS_LEVELS
             ],
+            "constants": {
+                "conviction_bands": list(CONVICTION_BANDS),
+                "probe": [_plain(value) for value in (PROBE_CASH_PCT, PROBE_MULTIPLIER, PROBE_MAX_STOP_ATR)],
+                "paralysis": [PARALYSIS_MIN_CONVICTION, PARALYSIS_MIN_CANDIDATES, PARALYSIS_SESSIONS],
+                "future_tolerance_s": FUTURE_TOLERANCE_S,
+            },
             "regimes": {
                 regime.value: [_plain(value) for value in multiplier]
                 for regime, multiplier in REGIME_MULTIPLIERS.items()

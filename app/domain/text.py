@@ -31,8 +31,10 @@ INVISIBLE: Final = frozenset(
 )
 """Code points that show nothing although their category does not say so (Unicode: default ignorable)."""
 
-_NORMALIZED_AT_MOST: Final = 4
-"""Code points given to the normalizer, for each one wanted: it takes quadratic time on long runs of marks."""
+_READ_AT_MOST: Final = 4
+"""Code points looked at, for each one wanted: hidden ones may stand between."""
+_MARKS_AT_MOST: Final = 30
+"""Combining marks kept in a row (Unicode's stream-safe form, UAX 15): the normalizer takes quadratic time on more."""
 
 
 def clean_text(text: str, *, limit: int) -> str:
@@ -42,7 +44,7 @@ def clean_text(text: str, *, limit: int) -> str:
     """
     if text.isascii() and text.isprintable():
         return _squeeze(text)[:limit].rstrip()
-    seen = _squeeze("".join(map(_visible, text)))[: limit * _NORMALIZED_AT_MOST]
+    seen = _stream_safe(_squeeze("".join(map(_visible, text[: limit * _READ_AT_MOST]))))
     return _squeeze(unicodedata.normalize("NFKC", seen))[:limit].rstrip()
 
 
@@ -56,6 +58,17 @@ def _visible(character: str) -> str:
         return " "
     # isprintable is false for every separator and "other" category: Cc, Cf, Cs, Co, Cn.
     return character if character.isprintable() and character not in INVISIBLE else ""
+
+
+def _stream_safe(text: str) -> str:
+    """Drop what exceeds a run of `_MARKS_AT_MOST` combining marks."""
+    kept: list[str] = []
+    marks = 0
+    for character in text:
+        marks = marks + 1 if unicodedata.combining(character) else 0
+        if marks <= _MARKS_AT_MOST:
+            kept.append(character)
+    return "".join(kept)
 
 
 def _squeeze(text: str) -> str:

@@ -29,6 +29,7 @@ from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
 from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.wire import TOOL_NAME, InvalidReplyError, parse_decision, tool_definition
+from app.settings import SHORTEST_SECRET
 
 if TYPE_CHECKING:
     import anthropic
@@ -44,7 +45,6 @@ MAX_RAW_CHARACTERS: Final = 64 * 1024
 MAX_COUNT: Final = 10**9
 """No call has this many tokens; a usage figure beyond it is no figure."""
 DETAIL_LIMIT: Final = 200
-SHORTEST_SECRET: Final = 8
 LABEL_LIMIT: Final = 100
 MILLION: Final = Decimal(1_000_000)
 

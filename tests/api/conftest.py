@@ -1,10 +1,12 @@
 """What the tests of the HTTP interface share: clients of the real app on a real database, with a scripted decider."""
 
+import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from datetime import datetime
+from typing import Any, TypeVar
 
 import httpx2
 import pytest
@@ -13,7 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from app.db.api_keys import EVERY_ACCOUNT, IssuedKey, create_key
 from app.db.embedded import EmbeddedPostgres
+from app.db.engine import ConnectionPool, create_pool
+from app.db.vocabulary import Scope
 from app.main import create_app
 from app.settings import Auth, Secret, Settings
 from tests.fakes import FakeDecider
@@ -21,6 +26,7 @@ from tests.fakes import FakeDecider
 NOWHERE = "postgresql://nobody@127.0.0.1:9/nothing"
 """An address at which nothing listens."""
 
+_Result = TypeVar("_Result")
 _module_numbers = itertools.count(1)
 _account_numbers = itertools.count(1)
 
@@ -125,3 +131,39 @@ def _serve(app: FastAPI) -> Iterator[httpx2.Client]:
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+Issue = Callable[..., IssuedKey]
+
+
+def on_database(url: str, work: Callable[[ConnectionPool], Awaitable[_Result]]) -> _Result:
+    """Do one piece of work on a database."""
+
+    async def run() -> _Result:
+        pool = await create_pool(url, min_size=1, max_size=1)
+        try:
+            return await work(pool)
+        finally:
+            await pool.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture
+def issue(shared_database_url: str) -> Issue:
+    """Make a key."""
+
+    def make(
+        *scopes: Scope, accounts: Collection[str] = (EVERY_ACCOUNT,), expires_at: datetime | None = None
+    ) -> IssuedKey:
+        return on_database(
+            shared_database_url,
+            lambda pool: create_key(pool, name="test", scopes=scopes, accounts=accounts, expires_at=expires_at),
+        )
+
+    return make
+
+
+def bearer(issued: IssuedKey) -> dict[str, str]:
+    """The header with which a key is sent."""
+    return {"authorization": f"Bearer {issued.token}"}

@@ -1,65 +1,26 @@
 """A key opens what its scopes and accounts name, while it is neither expired nor revoked."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
 import pytest
 from fastapi.testclient import TestClient
 
 from app.api.errors import ErrorCode
-from app.db.api_keys import EVERY_ACCOUNT, IssuedKey, create_key, list_keys, revoke_key
-from app.db.engine import ConnectionPool, create_pool
+from app.db.api_keys import list_keys, revoke_key
 from app.db.vocabulary import Scope
 from app.main import create_app
 from app.settings import Auth
-from tests.api.conftest import NOWHERE, ClientWith, client_of, settings_for
+from tests.api.conftest import NOWHERE, ClientWith, Issue, bearer, client_of, on_database, settings_for
 from tests.api.problems import problem_of
 from tests.api.scenes import nvda_trade
 from tests.builders import a_request
 from tests.fakes import FakeDecider
-
-_Result = TypeVar("_Result")
-Issue = Callable[..., IssuedKey]
-
-
-def on_database(url: str, work: Callable[[ConnectionPool], Awaitable[_Result]]) -> _Result:
-    """Do one piece of work on a database."""
-
-    async def run() -> _Result:
-        pool = await create_pool(url, min_size=1, max_size=1)
-        try:
-            return await work(pool)
-        finally:
-            await pool.close()
-
-    return asyncio.run(run())
-
-
-@pytest.fixture
-def issue(shared_database_url: str) -> Issue:
-    """Make a key."""
-
-    def make(
-        *scopes: Scope, accounts: Collection[str] = (EVERY_ACCOUNT,), expires_at: datetime | None = None
-    ) -> IssuedKey:
-        return on_database(
-            shared_database_url,
-            lambda pool: create_key(pool, name="test", scopes=scopes, accounts=accounts, expires_at=expires_at),
-        )
-
-    return make
 
 
 @pytest.fixture
 def guarded(client_with: ClientWith) -> TestClient:
     """A client of a service that needs keys."""
     return client_with(FakeDecider(nvda_trade()), auth=Auth.ON)
-
-
-def bearer(issued: IssuedKey) -> dict[str, str]:
-    return {"authorization": f"Bearer {issued.token}"}
 
 
 def test_without_a_key_nothing_but_health_is_open(guarded: TestClient) -> None:

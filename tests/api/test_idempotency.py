@@ -80,7 +80,7 @@ def test_another_body_under_the_key_is_refused(client_with: ClientWith, account_
 
     answer = decide(client, a_request(account={"id": account_id, "cash": 61_999}))
 
-    assert problem_of(answer, ErrorCode.IDEMPOTENCY_KEY_REUSED)
+    problem_of(answer, ErrorCode.IDEMPOTENCY_KEY_REUSED)
     assert len(stored(client, account_id)) == 1
 
 
@@ -99,7 +99,7 @@ def test_live_needs_a_key_and_paper_does_not(client_with: ClientWith, account_id
 
     live = client.post("/decide", json=a_request(account={"id": account_id, "mode": "live"}))
 
-    assert problem_of(live, ErrorCode.IDEMPOTENCY_KEY_REQUIRED)
+    problem_of(live, ErrorCode.IDEMPOTENCY_KEY_REQUIRED)
     assert decide(client, a_request(account={"id": account_id, "mode": "live"})).status_code == 200
     assert client.post("/decide", json=a_request(account={"id": account_id})).status_code == 200
 
@@ -114,7 +114,7 @@ def test_a_key_is_any_printable_text(client_with: ClientWith, account_id: str, k
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "a\tb", "\u00fc"])
 def test_what_is_no_key_is_refused_by_name(offline: TestClient, key: str) -> None:
-    answer = offline.post("/decide", json=a_request(), headers={"Idempotency-Key": key.encode("latin-1")})
+    answer = offline.post("/decide", json=a_request(), headers={b"Idempotency-Key": key.encode("latin-1")})
 
     assert fields_of(problem_of(answer, ErrorCode.VALIDATION_ERROR)) == ["Idempotency-Key"]
 
@@ -132,7 +132,7 @@ def test_a_request_that_is_refused_does_not_use_up_its_key(client_with: ClientWi
         a_request(account={"id": account_id, "equity": 0}),
         a_request(account={"id": account_id}, aggressiveness_level=3),
     ):
-        assert problem_of(decide(client, refused), ErrorCode.VALIDATION_ERROR)
+        problem_of(decide(client, refused), ErrorCode.VALIDATION_ERROR)
 
     assert decide(client, a_request(account={"id": account_id})).status_code == 200
 
@@ -161,7 +161,7 @@ def test_who_waited_until_the_deadline_is_told_when_to_come_back(client_with: Cl
         answer = decide(client, body)
         assert not first.done()
 
-    assert problem_of(answer, ErrorCode.IDEMPOTENCY_IN_FLIGHT)
+    problem_of(answer, ErrorCode.IDEMPOTENCY_IN_FLIGHT)
     assert answer.headers["retry-after"] == "10"  # the lease of 10 s less 0.4 s, rounded up
     assert decide(client, body).content == first.result().content
 
@@ -170,7 +170,7 @@ def test_a_request_that_failed_is_decided_at_once_when_it_comes_again(client_wit
     client = client_with(FakeDecider(RuntimeError("a bug"), nvda_trade()))
     body = a_request(account={"id": account_id})
 
-    assert problem_of(decide(client, body), ErrorCode.INTERNAL_ERROR)
+    problem_of(decide(client, body), ErrorCode.INTERNAL_ERROR)
     started = time.monotonic()
     again = decide(client, body)
 
@@ -214,12 +214,12 @@ def test_a_key_whose_decision_is_no_longer_stored_stays_used(
     decide(client, body)
     asyncio.run(forget_decisions())
 
-    assert problem_of(decide(client, body), ErrorCode.IDEMPOTENCY_KEY_SPENT)
+    problem_of(decide(client, body), ErrorCode.IDEMPOTENCY_KEY_SPENT)
     assert stored(client, account_id) == []
 
 
 def test_without_the_store_nothing_is_decided_under_a_key(offline: TestClient) -> None:
-    assert problem_of(decide(offline, a_request()), ErrorCode.STORE_UNAVAILABLE)
+    problem_of(decide(offline, a_request()), ErrorCode.STORE_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
@@ -251,10 +251,15 @@ def test_bodies_that_say_something_else_have_another_fingerprint(body: bytes, ot
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
     # Halves of surrogate pairs are refused before anything is hashed.
     | st.text(st.characters(exclude_categories=["Cs"])),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+    ),
     max_leaves=20,
 )
 

@@ -37,7 +37,7 @@ def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
 def test_every_error_is_documented_as_a_problem(document: dict[str, Any]) -> None:
     for name, operation in operations(document):
         for status, answer in operation["responses"].items():
-            expected = "application/json" if status == "200" else "application/problem+json"
+            expected = "application/json" if status in ("200", "201") else "application/problem+json"
             assert list(answer["content"]) == ["text/plain" if name == "get /metrics" and status == "200" else expected]
 
 

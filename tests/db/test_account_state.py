@@ -230,10 +230,10 @@ class TestReservation:
         assert await self.held(store) == 0
 
     async def test_lapses_by_the_database_clock(self, store: Store, owner: Connection) -> None:
-        soon = await owner.fetchval("SELECT clock_timestamp() + interval '100 ms'")
-        await stored(store, decision(), reserving=reservation(expires_at=soon))
+        await stored(store, decision(), reserving=reservation())
+        await owner.execute("UPDATE reservations SET expires_at = clock_timestamp() + interval '1 minute'")
         before = await self.held(store)
-        await owner.execute("SELECT pg_sleep(0.12)")
+        await owner.execute("UPDATE reservations SET expires_at = clock_timestamp()")
 
         assert (before, await self.held(store)) == (1, 0)
 
@@ -259,13 +259,36 @@ class TestReservation:
         assert await self.held(store, AS_OF) == 1
         assert await self.held(store, AS_OF + INSTANT) == 0
 
-    async def test_stays_whole_while_partially_filled(self, store: Store, owner: Connection) -> None:
-        # 20 of 53 filled: the position shows 20 and the reservation all 53, until no more can fill. The sum is
-        # too large for a while, which is the safe side.
-        await stored(store, decision(), reserving=reservation())
+    async def test_of_a_part_holds_the_shares_that_the_snapshot_does_not_know(
+        self, store: Store, owner: Connection
+    ) -> None:
+        record = await stored(store, decision(), reserving=reservation())
         await owner.execute("UPDATE reservations SET claimed_at = now(), filled_quantity = 20")
+        await reported(owner, record, "a", "partially_filled", at=AS_OF, quantity=15, price="125.00")
+        await reported(owner, record, "b", "partially_filled", at=AS_OF + INSTANT, quantity=5, price="125.00")
 
-        assert [held.quantity for held in (await ask(store)).reservations] == [53]
+        held = [(await ask(store, as_of=AS_OF + later * INSTANT)).reservations[0] for later in (0, 1, 2)]
+
+        # Of 53 shares: none known to have filled, then 15, then 20.
+        assert [one.quantity for one in held] == [53, 38, 33]
+        assert held[1].notional_usd == Decimal("6646.20") * (Decimal(38) / 53)
+        assert held[1].risk_usd == Decimal("298.52") * (Decimal(38) / 53)
+
+    async def test_of_a_part_whose_rest_was_cancelled_holds_what_filled(self, store: Store, owner: Connection) -> None:
+        record = await stored(store, decision(), reserving=reservation())
+        await owner.execute("UPDATE reservations SET claimed_at = now(), filled_quantity = 20, filled_at = $1", AS_OF)
+        await reported(owner, record, "a", "partially_filled", at=AS_OF, quantity=20, price="125.00")
+
+        assert [held.quantity for held in (await ask(store)).reservations] == [20]
+        assert await self.held(store, AS_OF + INSTANT) == 0
+
+    async def test_takes_each_fill_as_last_corrected(self, store: Store, owner: Connection) -> None:
+        record = await stored(store, decision(), reserving=reservation())
+        await owner.execute("UPDATE reservations SET claimed_at = now(), filled_quantity = 18")
+        await reported(owner, record, "a", "partially_filled", at=AS_OF, quantity=20, price="125.00")
+        await reported(owner, record, "b", "corrected", at=AS_OF, quantity=18, corrects="a")
+
+        assert [held.quantity for held in (await ask(store, as_of=AS_OF + INSTANT)).reservations] == [35]
 
     async def test_is_its_own_modes_and_accounts(self, store: Store) -> None:
         await stored(store, decision(mode=AccountMode.LIVE), reserving=reservation())

@@ -102,7 +102,7 @@ async def test_a_server_that_can_no_longer_be_heard_is_unavailable_in_time() -> 
     port = server.sockets[0].getsockname()[1]
     pool = await create_pool(f"postgresql://u:p@127.0.0.1:{port}/d", acquire_timeout_s=0.2)
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             with pytest.raises(StoreUnavailable, match="TimeoutError"):
                 await schema_revision(pool)
     finally:
@@ -113,14 +113,14 @@ async def test_a_server_that_can_no_longer_be_heard_is_unavailable_in_time() -> 
 async def test_a_reader_that_is_cancelled_waits_for_no_answer(pool: ConnectionPool) -> None:
     async def read() -> None:
         async with pool.connection() as connection:
-            await connection.execute("SELECT pg_sleep(1)")
+            await connection.execute("SELECT pg_sleep(1.9)")
 
     await pool.warm(1)
     started = asyncio.get_running_loop().time()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(read(), 0.05)
 
-    assert asyncio.get_running_loop().time() - started < 0.5
+    assert asyncio.get_running_loop().time() - started < 1.5
 
 
 async def test_closing_cuts_what_is_still_lent(database_url: str) -> None:

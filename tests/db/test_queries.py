@@ -2,6 +2,7 @@
 
 from dataclasses import fields, replace
 from datetime import timedelta
+from decimal import Decimal
 from uuid import UUID
 
 import pytest
@@ -93,6 +94,15 @@ async def test_a_decision_is_given_back_to_the_byte(pool: ConnectionPool, store:
     record = await stored(store, decision(request=body, response=body, gates=body, proposal=body))
 
     assert await get_decision(pool, record.decision_id) == record
+
+
+@pytest.mark.parametrize("amount", ["100000", "6646.20", "0.00012", "0", "0.00", "123456789012.50"])
+async def test_an_amount_is_given_back_digit_for_digit(pool: ConnectionPool, store: Store, amount: str) -> None:
+    record = await stored(store, decision(notional_usd=Decimal(amount)))
+    kept = await get_decision(pool, record.decision_id)
+
+    assert kept is not None
+    assert str(kept.notional_usd) == amount
 
 
 async def test_an_unknown_decision_is_none(pool: ConnectionPool) -> None:

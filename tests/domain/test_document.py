@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from app.domain.buckets import BucketMap
-from app.domain.document import decision_document, money_text, price_text, utc_text
+from app.domain.document import decision_document, finite, gate_document, money_text, price_text, utc_text
 from app.domain.policy import POLICY_VERSION, Regime, ScaleOut
 from app.domain.proposal import ModelFailure, Proposal, Setup, WatchItem
 from app.domain.recalibration import PlattCalibrator
@@ -496,10 +497,14 @@ def test_prices_are_text_with_two_to_six_decimals(price: str, text: str) -> None
         # 1 dollar and more to the cent: 5.01 and 5.0154 (with commission 0.01)
         ("95.00", "5.01"),
         ("94.9946", "5.02"),
+        # 1.2346 + 0.01
+        ("98.7654", "1.24"),
     ],
 )
 def test_the_risk_of_a_share_is_shown_to_the_cent(stop: str, risk_per_share: str) -> None:
-    assert document_of(judged(candidate={"stop_loss": stop}))["sizing"]["risk_per_share"] == risk_per_share
+    judgement = judged(candidate={"stop_loss": stop}, symbol={"atr": "1.00"})
+
+    assert document_of(judgement)["sizing"]["risk_per_share"] == risk_per_share
 
 
 def test_the_risk_of_a_share_below_a_dollar_keeps_its_digits() -> None:
@@ -512,3 +517,18 @@ def test_the_risk_of_a_share_below_a_dollar_keeps_its_digits() -> None:
     )["sizing"]
 
     assert sizing["risk_per_share"] == "0.06005"
+
+
+def test_a_statistic_beyond_what_json_can_hold_is_cut_to_the_largest() -> None:
+    assert finite(Decimal("1e400")) == 1e300
+    assert finite(Decimal("-1e400")) == -1e300
+    assert finite(0.25) == 0.25
+
+
+def test_a_whole_figure_too_large_to_be_exact_in_json_is_a_float() -> None:
+    # 2^53 is the last that every reader of JSON holds exactly; 1e25 is more than 64 bits.
+    gate = gate_document(replace(judged().gates[0], observed=Decimal("1e25"), limit=Decimal(2**53)))
+
+    assert (gate["observed"], gate["limit"]) == (1e25, 2**53)
+    assert isinstance(gate["observed"], float)
+    assert isinstance(gate["limit"], int)

@@ -171,7 +171,7 @@ def test_without_drift_the_target_is_reached_by_the_gamblers_odds(ratio: float) 
         assert reach_probability(theta=near_zero, ratio=ratio) == pytest.approx(1 / (1 + ratio), abs=1e-6)
 
 
-@pytest.mark.parametrize("theta", [-3.0, -0.5, 0.5, 3.0])
+@pytest.mark.parametrize("theta", [-3.0, -0.5, -1e-3, 1e-3, 0.5, 3.0])
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
 def test_drift_changes_the_odds_by_the_rulebooks_formula(theta: float, ratio: float) -> None:
     expected = (math.exp(theta) - 1) / (math.exp(theta) - math.exp(-theta * ratio))

@@ -415,6 +415,14 @@ def test_an_adjust_may_reduce_move_the_stop_and_move_the_target_at_once() -> Non
     assert ticket.targets == (Target(price=Decimal(70), fraction=1.0),)
 
 
+@pytest.mark.parametrize("reduce_pct", ["0.01", "1"])
+def test_an_adjust_may_reduce_and_change_nothing_else(reduce_pct: str) -> None:
+    ticket = ticket_of(managed(an_adjust(reduce_pct=reduce_pct)))
+
+    assert ticket.quantity == 1
+    assert ticket.stop_loss is None
+
+
 def test_an_adjust_without_a_percentage_reduces_nothing() -> None:
     assert ticket_of(managed(an_adjust(new_stop="46.00"))).quantity == 0
     assert ticket_of(managed(an_adjust(new_stop="46.00", reduce_pct=0))).quantity == 0

@@ -293,3 +293,26 @@ def test_what_cannot_be_known_is_none_in_the_risk_state() -> None:
     assert risk.day_dd_bps is None
     assert risk.week_dd_bps is None
     assert risk.gross_leverage is None
+
+
+@pytest.mark.parametrize(
+    ("quantity", "stop", "mark_price", "expected"),
+    [
+        # Short 100 with a stop at 55, the snapshot at 50: from the smaller price the way to the stop is longest.
+        (-100, "55", "50", 500),  # 55 - 50
+        (-100, "55", "40", 1_500),  # 55 - 40, whatever the snapshot says
+        (-100, "55", "54", 500),  # 55 - 50: a dear mark makes the short look no safer
+        # Long 100 with a stop at 45: from the larger.
+        (100, "45", "50", 500),  # 50 - 45
+        (100, "45", "54", 900),  # 54 - 45
+        (100, "45", "40", 500),  # 50 - 45
+    ],
+)
+def test_open_risk_is_measured_from_the_mark_that_is_further_from_the_stop(
+    quantity: int, stop: str, mark_price: str, expected: int
+) -> None:
+    position = a_position(quantity=quantity, stop_loss=stop, mark_price=mark_price)
+
+    exposure = measured(a_symbol(symbol="BOLT", price="50"), account=holding(position))
+
+    assert exposure.open_risk_usd == expected

@@ -924,6 +924,12 @@ def test_a_block_says_what_a_person_needs_to_know(gate: str, words: str, changes
     assert words in gate_of(judged(**changes), gate).detail
 
 
+def test_a_size_that_passes_is_shown_beside_one_share() -> None:
+    found = gate_of(judged(), "size")
+
+    assert (found.observed, found.limit) == (99, 1)
+
+
 def test_each_gate_has_its_own_name_and_judges_by_its_own_check() -> None:
     assert [gate.name for gate in GATES] == [gate.check.__name__ for gate in GATES] == ORDER
 
@@ -1002,7 +1008,14 @@ def test_the_limit_shown_for_risk_reward_is_the_one_that_held() -> None:
 
     limits = [risk_reward(case).limit for case in (plain, waived, level_3, level_3_waived)]
 
-    assert limits == [Decimal("1.8"), Decimal(0), Decimal("2.0"), Decimal("2.0")]
+    assert limits == [Decimal("1.8"), None, Decimal("2.0"), Decimal("2.0")]
+
+
+def test_the_report_says_when_a_calibrated_p_win_waived_the_minimum() -> None:
+    plain = a_case(risk_reward="3", p_win="0.5", calibrated=False)
+
+    assert risk_reward(replace(plain, calibrated=True)).detail == "waived by a calibrated p_win"
+    assert risk_reward(plain).detail == ""
 
 
 def test_a_policy_stricter_than_level_3_stays_in_force_there() -> None:

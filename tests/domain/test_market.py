@@ -56,6 +56,14 @@ def test_the_bar_of_the_snapshots_own_day_does_not_count() -> None:
     assert usable_bars(bars, as_of=AS_OF) == (bars[:-1], Counter({"not complete before as_of": 1}))
 
 
+def test_daily_bars_stamped_at_the_close_count_by_their_date() -> None:
+    # 21:00 of the 19th plus a day is later than the snapshot, but the 19th is over.
+    bars = daily_bars(3, last=datetime(2026, 11, 19, 21, 0, tzinfo=UTC))
+
+    assert usable_bars(bars, as_of=AS_OF) == (bars, Counter())
+    assert usable_bars(bars[-1:], as_of=AS_OF) == (bars[-1:], Counter())
+
+
 def test_no_bar_from_the_future_counts() -> None:
     bars = daily_bars(20, last=datetime(2026, 11, 25, tzinfo=UTC))
 
@@ -100,6 +108,20 @@ def test_a_gap_between_intraday_bars_does_not_make_them_longer() -> None:
     )
 
     assert usable_bars(bars, as_of=AS_OF)[0] == bars
+
+
+def test_one_stray_bar_among_daily_ones_does_not_make_them_intraday() -> None:
+    # A bar stamped 06:00 two days ago: the bar of the snapshot's own day is no six-hour bar that closed at 06:00.
+    stray = a_bar(t=datetime(2026, 11, 18, 6, 0, tzinfo=UTC))
+    first, last = (
+        daily_bars(18, last=datetime(2026, 11, 18, tzinfo=UTC)),
+        daily_bars(2, last=AS_OF.replace(hour=0, minute=0)),
+    )
+
+    found, dropped = usable_bars((*first, stray, *last), as_of=AS_OF)
+
+    assert found[-1].t == datetime(2026, 11, 19, tzinfo=UTC)
+    assert dropped["not complete before as_of"] == 1
 
 
 @pytest.mark.parametrize(
@@ -452,7 +474,7 @@ def test_inconsistent_quotes_are_reported(changes: dict[str, Any], issue: str) -
     ],
 )
 def test_liquidity_scores_depth_and_spread(adv: str, spread_pct: str, score: float) -> None:
-    assert a_view(adv=adv, spread_pct=spread_pct, bid=None, ask=None).liquidity_score == pytest.approx(score)
+    assert a_view(adv=adv, spread_pct=spread_pct, bid=None, ask=None).liquidity_score == pytest.approx(score, abs=1e-9)
 
 
 @pytest.mark.parametrize("changes", [{"adv": None}, {"bid": None, "ask": None}])

@@ -285,7 +285,7 @@ def test_each_regime_has_its_multipliers(regime: Regime | None, long: str, short
 
 # --- the hash ------------------------------------------------------------------------------------------
 
-DEFAULT_HASH: Final = "a1c3fbf8f07eec3b203af8b634965f7bd5c3a46efd5b71243abb5c83b7d01026"
+DEFAULT_HASH: Final = "58ff9dd6886ca00ce8f02ae7d6037ece0029cf846ffc00136f726e4028697c3a"
 
 
 def test_the_hash_of_the_defaults_is_known() -> None:
@@ -298,7 +298,13 @@ def test_the_canonical_json_has_sorted_keys_no_spaces_and_plain_numbers() -> Non
     body = json.loads(text)
 
     assert json.dumps(body, sort_keys=True, separators=(",", ":")) == text
-    assert set(body) == {"version", "limits", "levels", "regimes"}
+    assert set(body) == {"version", "limits", "levels", "regimes", "constants"}
+    assert body["constants"] == {
+        "conviction_bands": [65, 75, 85],
+        "probe": ["0.7", "0.5", "1"],
+        "paralysis": [50, 2, 2],
+        "future_tolerance_s": 5,
+    }
     assert body["version"] == POLICY_VERSION
     assert set(body["limits"]) == {spec.name for spec in fields(Policy)}
     assert body["limits"]["max_adv_participation"] == "0.1"

@@ -43,10 +43,12 @@ def test_no_record_makes_a_forecast_certain(intercept: float) -> None:
 
 
 def test_more_extreme_than_the_limit_is_as_extreme_as_the_limit() -> None:
-    at_limit = PlattCalibrator(intercept=36.0, slope=0.0).apply(0.5)
+    lowest, highest = (PlattCalibrator(intercept=limit, slope=0.0).apply(0.5) for limit in (-30.0, 30.0))
 
-    assert PlattCalibrator(intercept=37.0, slope=0.0).apply(0.5) == at_limit
-    assert PlattCalibrator(intercept=35.0, slope=0.0).apply(0.5) < at_limit
+    assert PlattCalibrator(intercept=31.0, slope=0.0).apply(0.5) == highest
+    assert PlattCalibrator(intercept=29.0, slope=0.0).apply(0.5) < highest
+    assert PlattCalibrator(intercept=-31.0, slope=0.0).apply(0.5) == lowest
+    assert PlattCalibrator(intercept=-29.0, slope=0.0).apply(0.5) > lowest
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.1, 1.1, math.nan, math.inf])

@@ -455,7 +455,19 @@ def test_an_unmarked_position_leaves_no_room_that_depends_on_it() -> None:
 
 @pytest.mark.parametrize(
     ("room", "per_share", "shares"),
-    [("10", "5", 2), ("9.99", "5", 1), ("4.99", "5", 0), ("0", "5", 0), ("-0.01", "5", 0), ("-10", "5", 0)],
+    [
+        ("10", "5", 2),
+        ("9.99", "5", 1),
+        ("4.99", "5", 0),
+        ("0.99", "0.5", 1),
+        ("0", "5", 0),
+        ("-0.01", "5", 0),
+        ("-10", "5", 0),
+        # What no account could pay for is not counted to the last share.
+        ("999999999999999", "1", 999_999_999_999_999),
+        ("1000000000000001", "1", 10**15),
+        ("1E+13", "1E-300", 10**15),
+    ],
 )
 def test_room_is_truncated_to_whole_shares_and_never_negative(room: str, per_share: str, shares: int) -> None:
     assert whole_shares(Decimal(room), Decimal(per_share)) == shares

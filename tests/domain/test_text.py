@@ -117,3 +117,10 @@ def test_a_megabyte_of_combining_marks_is_cleaned_at_once() -> None:
 @pytest.mark.parametrize(("count", "expected"), [(0, ""), (1, "one"), (2, "one two"), (9, "one two three")])
 def test_first_words_keeps_so_many_words(count: int, expected: str) -> None:
     assert first_words("one two three", count=count) == expected
+
+
+def test_long_runs_of_combining_marks_are_cut_before_they_cost_time() -> None:
+    # 10,000 marks in a row would take the normalizer seconds, and the service with it.
+    cleaned = clean_text("a" + "\u0300\u0323" * 5_000, limit=10_000)
+
+    assert 1 < len(cleaned) <= 1 + 30

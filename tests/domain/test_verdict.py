@@ -629,15 +629,15 @@ SMALL: Final = {"account": {"buying_power": 2_000}}
             "0.4700",
             "0.5300",
         ),
-        # Price 1.00: low = 1 - 1.5 x 0.020033 = 0.9699505 in hundredths of a cent, high = 1.0300495 in cents.
+        # Price 1.00: low = 1 - 1.5 x 0.0201 = 0.96985 in hundredths of a cent, high = 1.03015 in cents.
         (
             "around a dollar each side has its own tick",
             {
                 **SMALL,
-                "symbol": {"price": "1.00", "atr": "0.020033"},
+                "symbol": {"price": "1.00", "atr": "0.0201"},
                 "candidate": {"entry_price": "1.00", "stop_loss": "0.94", "target_price": "1.18"},
             },
-            "0.9700",
+            "0.9699",
             "1.03",
         ),
     ],
