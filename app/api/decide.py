@@ -2,17 +2,18 @@
 
 import asyncio
 import time
-from typing import Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
+from app.api.auth import Identity
 from app.api.body import read_json_body
 from app.api.errors import ErrorCode, FieldError, invalid, invalid_body
 from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
 from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
-from app.api.runtime import runtime_of
+from app.api.runtime import caller, runtime_of
 from app.api.schemas import DecideRequest
 from app.db.api_keys import NO_API_KEY
 from app.db.engine import StoreUnavailable
@@ -51,10 +52,9 @@ router = APIRouter(tags=["decisions"])
     ),
     openapi_extra=BEARER | json_body("DecideRequest") | KEY_HEADER,
 )
-async def decide(request: Request) -> Response:
+async def decide(request: Request, identity: Annotated[Identity, caller(Scope.DECIDE)]) -> Response:
     """Judge what the decider proposes for a snapshot; the verdict is committed before it is answered."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.DECIDE)
     body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
     started = time.monotonic()
     try:

@@ -11,10 +11,11 @@ import orjson
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.api.auth import Identity
 from app.api.errors import ApiError, ErrorCode
 from app.api.openapi import BEARER, answers, ticket_links
 from app.api.responses import DecisionListResponse, DecisionRecordResponse
-from app.api.runtime import runtime_of
+from app.api.runtime import caller, runtime_of
 from app.api.schemas import AccountId, Symbol, Time
 from app.db.account_state import state_to_json
 from app.db.queries import get_decision, list_decisions
@@ -66,10 +67,11 @@ class DecisionFilter(BaseModel):
     ),
     openapi_extra=BEARER,
 )
-async def decisions(request: Request, wanted: Annotated[DecisionFilter, Query()]) -> Response:
+async def decisions(
+    request: Request, identity: Annotated[Identity, caller(Scope.READ)], wanted: Annotated[DecisionFilter, Query()]
+) -> Response:
     """List decisions, newest first; `next_cursor` leads to the next page."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.READ)
     rows = await list_decisions(
         runtime.pool,
         accounts=identity.visible_accounts(wanted.account),
@@ -102,10 +104,9 @@ async def decisions(request: Request, wanted: Annotated[DecisionFilter, Query()]
     ),
     openapi_extra=BEARER,
 )
-async def decision(request: Request, decision_id: UUID) -> Response:
+async def decision(request: Request, identity: Annotated[Identity, caller(Scope.READ)], decision_id: UUID) -> Response:
     """Give the full record of one decision: what was sent, proposed, judged and answered."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.READ)
     record = await get_decision(runtime.pool, decision_id)
     if record is None or not identity.may_see(record.account_id):
         raise ApiError(ErrorCode.NOT_FOUND, f"No decision {decision_id}.")

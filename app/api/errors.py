@@ -205,6 +205,13 @@ def internal_error() -> ApiError:
     return ApiError(ErrorCode.INTERNAL_ERROR, "The error was recorded under this request id.")
 
 
+def _allowed(app: FastAPI, request: Request, named: Mapping[str, str] | None) -> Mapping[str, str]:
+    """List all methods that a path takes; the framework names those of its first endpoint alone."""
+    path = getattr(request.scope.get("route"), "path", None)
+    methods = app.openapi()["paths"].get(path)
+    return (named or {}) if methods is None else {"Allow": ", ".join(sorted(map(str.upper, methods)))}
+
+
 def install_error_handlers(app: FastAPI) -> None:
     """Make every anticipated error of the app a problem document; what is not anticipated is the middleware's."""
 
@@ -228,7 +235,10 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, error: HTTPException) -> Response:
         code = _CODE_OF_STATUS.get(error.status_code, ErrorCode.BAD_REQUEST)
-        refused = ApiError(code, f"{request.method} {request.url.path}", headers=error.headers)
+        headers = error.headers
+        if code is ErrorCode.METHOD_NOT_ALLOWED:
+            headers = _allowed(app, request, headers)
+        refused = ApiError(code, f"{request.method} {request.url.path}", headers=headers)
         return problem_response(request.state.request_id, refused)
 
     handlers: Mapping[type[Exception], Any] = {

@@ -10,11 +10,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
+from app.api.auth import Identity
 from app.api.body import read_json_body
 from app.api.errors import ApiError, ErrorCode, FieldError, invalid, invalid_body
 from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import AnswerModel
-from app.api.runtime import runtime_of
+from app.api.runtime import caller, runtime_of
 from app.api.schemas import RequestModel, Time, printable
 from app.db.events import RecordedEvent, find_ticket, record_event
 from app.db.vocabulary import Scope
@@ -176,10 +177,9 @@ class EventResponse(AnswerModel):
     },
     openapi_extra=BEARER | json_body("EventRequest"),
 )
-async def report(request: Request, decision_id: UUID) -> Response:
+async def report(request: Request, identity: Annotated[Identity, caller(Scope.REPORT)], decision_id: UUID) -> Response:
     """Record what happened to a ticket; what it reserves follows in the same transaction."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.REPORT)
     body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
     try:
         event = EventRequest.model_validate_json(body).to_domain()

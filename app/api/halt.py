@@ -11,7 +11,7 @@ from app.api.body import read_json_body
 from app.api.errors import ApiError, ErrorCode, invalid_body
 from app.api.openapi import BEARER, answers, json_body
 from app.api.responses import AnswerModel
-from app.api.runtime import runtime_of
+from app.api.runtime import caller, runtime_of
 from app.api.schemas import AccountId, RequestModel, printable
 from app.db.halts import StoredHalt, lift_halt, list_halts, set_halt
 from app.db.vocabulary import Scope
@@ -85,10 +85,9 @@ class HaltListResponse(AnswerModel):
     responses=answers({"model": HaltOut}, *ERRORS),
     openapi_extra=BEARER | json_body("HaltRequest"),
 )
-async def halt(request: Request) -> Response:
+async def halt(request: Request, identity: Annotated[Identity, caller(Scope.ADMIN)]) -> Response:
     """Stop trading: no replica approves anything after this is answered."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.ADMIN)
     body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
     try:
         wanted = HaltRequest.model_validate_json(body)
@@ -111,10 +110,9 @@ async def halt(request: Request) -> Response:
     responses=answers({"model": ResumeResponse}, *ERRORS),
     openapi_extra=BEARER | json_body("ResumeRequest"),
 )
-async def resume(request: Request) -> Response:
+async def resume(request: Request, identity: Annotated[Identity, caller(Scope.ADMIN)]) -> Response:
     """Let trading go on; who did and why is recorded. An account stays halted while a global halt stands."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.ADMIN)
     body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
     try:
         wanted = ResumeRequest.model_validate_json(body)
@@ -147,10 +145,9 @@ async def resume(request: Request) -> Response:
     ),
     openapi_extra=BEARER,
 )
-async def halts(request: Request) -> Response:
+async def halts(request: Request, identity: Annotated[Identity, caller(Scope.READ, Scope.ADMIN)]) -> Response:
     """List the halts in force."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.READ, Scope.ADMIN)
     return _json({"halts": [halt for halt in await list_halts(runtime.pool) if _concerns(identity, halt)]})
 
 

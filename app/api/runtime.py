@@ -1,11 +1,13 @@
 """Hold what the endpoints work with; `app.main` makes it, once per process."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 
-from app.api.auth import Authenticator
+from app.api.auth import Authenticator, Identity
 from app.db.engine import ConnectionPool
+from app.db.vocabulary import Scope
 from app.domain.policy import Policy
 from app.service import DecisionService
 from app.settings import Settings
@@ -29,3 +31,15 @@ def runtime_of(request: Request) -> Runtime:
     """Give the runtime that the lifespan put into the state of every request."""
     runtime: Runtime = request.state.runtime
     return runtime
+
+
+def caller(*scopes: Scope) -> Any:
+    """Have an endpoint given the identity of its caller, who may do what any of `scopes` names.
+
+    As a dependency this comes before anything else of the request is looked at, its parameters too.
+    """
+
+    async def identify(request: Request) -> Identity:
+        return await runtime_of(request).authenticator.authorize(request, *scopes)
+
+    return Depends(identify)

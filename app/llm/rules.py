@@ -44,6 +44,7 @@ from app.domain.proposal import (
     Proposal,
     Setup,
     WatchItem,
+    candidate_fault,
 )
 from app.domain.sizing import atr_multiple
 from app.llm.decider import DeciderCall, Prompt, Reply
@@ -197,7 +198,7 @@ def _entry(view: SymbolView, *, rule: Rule, strength: float, policy: Policy) -> 
         return None
     ratio = (target - entry) / loss
     p_win_pct = round(100 * rule.uplift / (1 + ratio))
-    return Candidate(
+    candidate = Candidate(
         symbol=view.symbol,
         direction=Direction.LONG,
         setup=rule.setup,
@@ -211,6 +212,7 @@ def _entry(view: SymbolView, *, rule: Rule, strength: float, policy: Policy) -> 
         thesis=f"{rule.reason}: RSI {view.rsi:.0f}. Such signals reached a target {ratio:.1f} stop distances away "
         f"about {p_win_pct} times in 100.",
     )
+    return candidate if candidate_fault(candidate) is None else None
 
 
 def _trigger(picture: Picture, *, signal: bool) -> str | None:

@@ -36,6 +36,21 @@ def test_without_a_key_nothing_but_health_is_open(guarded: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/decisions?limit=all"),
+        ("GET", "/decisions/7"),
+        ("POST", "/decisions/7/events"),
+        ("POST", "/decide"),
+        ("POST", "/halt"),
+        ("DELETE", "/halt"),
+    ],
+)
+def test_without_a_key_nobody_learns_what_else_is_wrong(guarded: TestClient, method: str, path: str) -> None:
+    problem_of(guarded.request(method, path, content=b"{"), ErrorCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize(
     "header",
     [
         "",

@@ -2,7 +2,6 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any
 
 import asyncpg
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from app.api.errors import ErrorCode
 from app.main import create_app
 from app.settings import DeciderChoice, Secret, SettingsError
-from tests.api.conftest import NOWHERE, ClientWith, settings_for
+from tests.api.conftest import NOWHERE, ClientWith, client_of, settings_for
 from tests.api.problems import problem_of
 from tests.api.scenes import nvda_trade
 from tests.builders import a_request
@@ -66,11 +65,12 @@ def test_without_keys_the_default_limit_holds_nobody_up(client_with: ClientWith)
     assert {client.get("/decisions").status_code for _ in range(5)} == {200}
 
 
-def decide(client_with: ClientWith, decider: FakeDecider, account_id: str, **settings: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = (
-        client_with(decider, **settings).post("/decide", json=a_request(account={"id": account_id})).json()
-    )
-    return answer
+def decide(database_url: str, decider: FakeDecider, account_id: str, *, budget_usd: str) -> str | None:
+    """Decide once within a budget, in a service of its own, and give the reason."""
+    settings = settings_for(database_url, model_budget_usd_per_day=Decimal(budget_usd))
+    with client_of(create_app(settings, decider=decider)) as client:
+        reason: str | None = client.post("/decide", json=a_request(account={"id": account_id})).json()["reason_code"]
+    return reason
 
 
 def test_a_caller_that_finds_every_model_call_taken_is_told_so_in_time(
@@ -87,29 +87,25 @@ def test_a_caller_that_finds_every_model_call_taken_is_told_so_in_time(
     assert sorted(answer["reason_code"] or "" for answer in answers) == ["", "MODEL_UNAVAILABLE"]
 
 
-def test_a_spent_budget_leaves_the_decider_unasked(client_with: ClientWith, account_id: str) -> None:
+def test_a_spent_budget_leaves_the_decider_unasked(database_url: str) -> None:
     decider = FakeDecider(nvda_trade())  # each call costs 0.0015 dollars
-    budget = {"model_budget_usd_per_day": Decimal("0.003")}
 
-    codes = [decide(client_with, decider, f"{account_id}-{n}", **budget)["reason_code"] for n in range(3)]
+    reasons = [decide(database_url, decider, f"account-{n}", budget_usd="0.003") for n in range(3)]
 
-    assert codes == [None, None, "MODEL_UNAVAILABLE"]
+    assert reasons == [None, None, "MODEL_UNAVAILABLE"]
     assert len(decider.prompts) == 2
 
 
-async def test_a_budget_is_for_one_day_of_the_database_clock(
-    client_with: ClientWith, shared_database_url: str, account_id: str
-) -> None:
+async def test_a_budget_is_for_one_day_of_the_database_clock(database_url: str) -> None:
     decider = FakeDecider(nvda_trade())
-    budget = {"model_budget_usd_per_day": Decimal("0.0001")}
-    decide(client_with, decider, f"{account_id}-before")
-    # A decision cannot be changed: this one is copied to yesterday, and all of today's are removed.
+    decide(database_url, decider, "account-0", budget_usd="0.0001")
+    # A decision cannot be changed: this one is copied to yesterday, and removed from today.
     await change(
-        shared_database_url,
+        database_url,
         """
         BEGIN;
         SET LOCAL tradeverdict.retention = 'on';
-        CREATE TEMPORARY TABLE spent ON COMMIT DROP AS SELECT * FROM llm_decisions LIMIT 1;
+        CREATE TEMPORARY TABLE spent ON COMMIT DROP AS SELECT * FROM llm_decisions;
         UPDATE spent SET decided_at = date_trunc('day', now(), 'UTC') - interval '1 ms';
         DELETE FROM reservations;
         DELETE FROM llm_decisions;
@@ -118,9 +114,9 @@ async def test_a_budget_is_for_one_day_of_the_database_clock(
         """,
     )
 
-    codes = [decide(client_with, decider, f"{account_id}-{n}", **budget)["reason_code"] for n in range(2)]
+    reasons = [decide(database_url, decider, f"account-{n}", budget_usd="0.0001") for n in (1, 2)]
 
-    assert codes == [None, "MODEL_UNAVAILABLE"]
+    assert reasons == [None, "MODEL_UNAVAILABLE"]
 
 
 def test_a_budget_for_a_model_of_unknown_price_stops_the_start() -> None:

@@ -61,7 +61,7 @@ class RetryingClients:
             await asyncio.sleep(RETRY_S)
 
 
-async def test_killed_twenty_times_under_retrying_clients_it_loses_and_repeats_nothing(
+async def test_killed_again_and_again_under_retrying_clients_it_loses_and_repeats_nothing(
     client: httpx2.AsyncClient, pool: ConnectionPool, database_url: str, tmp_path: Path, figures: Figures
 ) -> None:
     async def another() -> Service:

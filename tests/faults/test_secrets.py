@@ -45,7 +45,7 @@ with TestClient(app, raise_server_exceptions=False) as client:
 
 def echo(asked: Request) -> Reply:
     """Refuse as a careless gateway does: by repeating the key."""
-    return Reply(status=401, body=error("authentication_error", f"invalid x-api-key: {asked.headers['x-api-key']}"))
+    return Reply(status=401, body=error("authentication_error", f"no such key: {asked.headers['authorization']}"))
 
 
 async def every_row(owner: "asyncpg.Connection[asyncpg.Record]") -> str:
@@ -95,7 +95,7 @@ async def test_canary_secrets_appear_nowhere(
             assert running.process.stdout is not None
             logs.append(running.log)
         where["prompts"] = "\n".join(json.dumps(asked.body) for asked in model.requests)
-        assert [asked.headers["x-api-key"] for asked in model.requests] == [MODEL_KEY] * 2
+        assert [asked.headers["authorization"] for asked in model.requests] == [f"Bearer {MODEL_KEY}"] * 2
     where["logs"] = "\n".join(log.read_text() for log in logs)
     async with owner_of(database_url) as owner:
         where["database"] = await every_row(owner)
