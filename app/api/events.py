@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import orjson
+import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 
@@ -36,6 +37,7 @@ EXAMPLE: Final[dict[str, Any]] = {
 _AMOUNT: Final = re.compile(r"-?[0-9]{1,13}(\.[0-9]{1,12})?")
 
 router = APIRouter(tags=["tickets"])
+log = structlog.stdlib.get_logger(__name__)
 
 
 def _exact(sent: object) -> object:
@@ -192,6 +194,8 @@ async def report(request: Request, identity: Annotated[Identity, caller(Scope.RE
     if isinstance(outcome, Refusal):
         fault = FieldError(field=outcome.field, message=outcome.detail)
         raise ApiError(ErrorCode(outcome.reason.value), f"{outcome.field}: {outcome.detail}", errors=[fault])
+    phase = outcome.progress.phase
+    log.info("event", decision_id=str(decision_id), kind=event.kind, phase=phase, repeated=outcome.repeated)
     return Response(
         orjson.dumps(_document(decision_id, outcome), default=_plain),
         status_code=200 if outcome.repeated else 201,

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final
 
 import orjson
+import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
@@ -33,6 +34,7 @@ Operator = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(pr
 Whose = Annotated[AccountId | None, Field(description="null: every account")]
 
 router = APIRouter(tags=["kill switch"])
+log = structlog.stdlib.get_logger(__name__)
 
 
 class HaltRequest(RequestModel):
@@ -101,6 +103,7 @@ async def halt(request: Request, identity: Annotated[Identity, caller(Scope.ADMI
         reason=wanted.reason,
         operator=wanted.operator,
     )
+    log.warning("halted", account_id=stored.account_id, state=stored.state, operator=stored.operator)
     return _json(stored)
 
 
@@ -120,6 +123,7 @@ async def resume(request: Request, identity: Annotated[Identity, caller(Scope.AD
         raise invalid_body(error) from error
     _require(identity, wanted.account_id)
     lifted = await lift_halt(runtime.pool, account_id=wanted.account_id, reason=wanted.reason, operator=wanted.operator)
+    log.warning("resumed", account_id=wanted.account_id, halts=len(lifted), operator=wanted.operator)
     left = await list_halts(runtime.pool)
     return _json(
         {

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from typing import Any, TypeVar
 
+import asyncpg
 import httpx2
 import pytest
 import structlog
@@ -145,6 +146,19 @@ def on_database(url: str, work: Callable[[ConnectionPool], Awaitable[_Result]]) 
             return await work(pool)
         finally:
             await pool.close()
+
+    return asyncio.run(run())
+
+
+def execute(url: str, statement: str, *values: object) -> list[asyncpg.Record]:
+    """Run one statement as the owner of the database."""
+
+    async def run() -> list[asyncpg.Record]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(statement, *values)
+        finally:
+            await connection.close()
 
     return asyncio.run(run())
 

@@ -8,7 +8,7 @@ import httpx2
 from fastapi.testclient import TestClient
 
 from tests.api.scenes import nvda_trade
-from tests.builders import a_request, an_exit
+from tests.builders import a_request, an_adjust, an_exit
 from tests.fakes import FakeDecider
 
 _event_numbers = itertools.count(1)
@@ -45,6 +45,11 @@ class Desk:
         """Ask for a decision on closing AAPL, of which 50 shares are held."""
         self.decider.will(an_exit(symbol="AAPL"))
         return self._decide(as_of=as_of, account=account)
+
+    def ask_to_move_the_stop(self) -> dict[str, Any]:
+        """Ask for a decision on a tighter stop for AAPL, which moves no share."""
+        self.decider.will(an_adjust(symbol="AAPL", new_stop="190.00"))
+        return self._decide(account={})
 
     def _decide(self, *, account: dict[str, Any], **request: Any) -> dict[str, Any]:
         body = a_request(account={"id": self.account_id} | account, **request)

@@ -1,10 +1,12 @@
 """Every error is a problem document with a stable code and the request's id, and tells nothing of our insides."""
 
+from pathlib import Path
+
 import pytest
 from fastapi.testclient import TestClient
 from structlog.typing import EventDict
 
-from app.api.errors import ErrorCode
+from app.api.errors import CATALOGUE, ErrorCode
 from app.main import create_app
 from tests.api.conftest import NOWHERE, ClientWith, Serve, settings_for
 from tests.api.problems import fields_of, problem_of
@@ -132,3 +134,10 @@ def test_errors_over_a_real_socket_are_problems_too(serve: Serve) -> None:
         problem_of(running.get("/decisions?limit=%ff"), ErrorCode.VALIDATION_ERROR)
         problem_of(running.get("/nothing"), ErrorCode.NOT_FOUND)
         assert running.get("/healthz").json() == {"status": "alive"}
+
+
+def test_every_code_is_documented_with_its_status_and_title() -> None:
+    documented = (Path(__file__).parents[2] / "docs/errors.md").read_text()
+
+    for code, (status, title) in CATALOGUE.items():
+        assert f"| {status} | {code} | {title} | " in documented

@@ -1,6 +1,5 @@
 """What bots report of their tickets counts once, is kept for ever, and moves what the ticket reserves."""
 
-import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -16,26 +15,13 @@ from app.api.events import EventResponse
 from app.db.vocabulary import Scope
 from app.domain.lifecycle import EventKind
 from app.settings import Auth
-from tests.api.conftest import ClientWith, Issue, bearer
+from tests.api.conftest import ClientWith, Issue, bearer, execute
 from tests.api.desk import Desk, now
 from tests.api.problems import fields_of, problem_of
 from tests.builders import a_request
 from tests.fakes import FakeDecider
 
 UNKNOWN = "01930000-0000-7000-8000-00000000dead"
-
-
-def execute(url: str, statement: str, *values: object) -> list[asyncpg.Record]:
-    """Run one statement as the owner of the database."""
-
-    async def run() -> list[asyncpg.Record]:
-        connection = await asyncpg.connect(url)
-        try:
-            return await connection.fetch(statement, *values)
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
 
 
 @pytest.fixture
@@ -329,6 +315,14 @@ class TestAnExit:
 
         due = "SELECT stop_due_at FROM reservations WHERE decision_id = $1"
         assert execute(shared_database_url, due, UUID(decision["decision_id"]))[0]["stop_due_at"] is None
+
+    def test_or_adjust_that_moves_no_share_is_done_when_it_is_acknowledged(self, desk: Desk) -> None:
+        decision = desk.ask_to_move_the_stop()
+        assert (decision["verdict"], decision["order"]["quantity"]) == ("approved", 0)
+
+        assert desk.told(decision, "claimed")["phase"] == "working"
+        assert desk.told(decision, "acknowledged")["open_quantity"] == 0
+        problem_of(desk.tell(decision, "filled", quantity=1), ErrorCode.EVENT_IMPOSSIBLE)
 
     def test_has_no_outcome_of_its_own(self, desk: Desk) -> None:
         decision = desk.ask_to_close()

@@ -13,9 +13,19 @@ from app.db.halts import list_halts
 from app.db.vocabulary import Scope
 from app.main import create_app
 from app.settings import Auth
-from tests.api.conftest import NOWHERE, ClientWith, Issue, bearer, client_of, on_database, settings_for
+from tests.api.conftest import (
+    NOWHERE,
+    ClientWith,
+    Issue,
+    bearer,
+    client_of,
+    execute,
+    on_database,
+    settings_for,
+)
 from tests.api.desk import Desk
 from tests.api.problems import fields_of, problem_of
+from tests.api.scenes import nvda_trade
 from tests.builders import a_request
 from tests.fakes import FakeDecider
 
@@ -227,3 +237,18 @@ def test_nothing_is_approved_where_halts_cannot_be_read() -> None:
         problem_of(client.get("/halt"), ErrorCode.STORE_UNAVAILABLE)
         problem_of(stop(client, None), ErrorCode.STORE_UNAVAILABLE)
         problem_of(lift(client, None), ErrorCode.STORE_UNAVAILABLE)
+
+
+def test_nothing_is_approved_where_the_halts_alone_cannot_be_read(
+    client_with: ClientWith, account_id: str, shared_database_url: str
+) -> None:
+    desk = desk_of(client_with, account_id)
+    execute(shared_database_url, "REVOKE SELECT ON halts FROM tradeverdict_app")
+    try:
+        desk.decider.will(nvda_trade())
+        body = a_request(account={"id": account_id})
+        problem_of(desk.client.post("/decide", json=body), ErrorCode.STORE_UNAVAILABLE)
+    finally:
+        execute(shared_database_url, "GRANT SELECT ON halts TO tradeverdict_app")
+
+    assert desk.ask()["should_execute"]

@@ -8,10 +8,9 @@ import pytest
 from app.db.live_confirmations import confirm_live, revoke_live
 from app.llm.rules import RulesDecider
 from app.main import create_app
-from tests.api.conftest import ClientWith, client_of, on_database, settings_for
+from tests.api.conftest import ClientWith, client_of, execute, on_database, settings_for
 from tests.api.desk import now
 from tests.api.scenes import nvda_trade
-from tests.api.test_events import execute
 from tests.builders import a_request, an_exit
 from tests.fakes import FakeDecider
 

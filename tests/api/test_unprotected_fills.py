@@ -8,9 +8,8 @@ from uuid import UUID
 import pytest
 
 from app.domain.lifecycle import STOP_GRACE
-from tests.api.conftest import ClientWith
+from tests.api.conftest import ClientWith, execute
 from tests.api.desk import Desk
-from tests.api.test_events import execute
 from tests.fakes import FakeDecider
 
 WATCHED_S = 2.5

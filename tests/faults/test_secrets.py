@@ -15,12 +15,13 @@ from app.db.api_keys import EVERY_ACCOUNT, create_key
 from app.db.engine import ConnectionPool
 from app.db.vocabulary import Scope
 from tests.faults.conftest import Figures
-from tests.faults.processes import PROGRAM, Service, asking, owner_of, request, service
+from tests.faults.processes import PROGRAM, PROVE, Service, asking, owner_of, request, service
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide, error
 
 MODEL_KEY = "sk-ant-canary-0123456789-abcdefghij"
 DEBUG: dict[str, object] = {"LOG_LEVEL": "debug", "DECISION_DEADLINE_MS": 5_000}
+COMMANDS = (["keys", "list"], ["decide", "-"], *([["settings"], ["migrate"], ["halts"]] if PROVE else []))
 ROOT = Path(__file__).parents[2]
 
 BUG = """
@@ -112,7 +113,7 @@ async def test_canary_secrets_appear_nowhere(
     where["commands"] = "\n".join(
         ran(environment | changes, tmp_path, str(PROGRAM), *command)
         for changes in ({}, {"DATABASE_URL": away}, {"DATABASE_URL": wrong})
-        for command in (["settings"], ["migrate"], ["keys", "list"], ["halts"], ["decide", "-"])
+        for command in COMMANDS
     )
 
     assert "Traceback" in where["a bug's traceback"]
