@@ -239,7 +239,7 @@ def call_document(call: DeciderCall) -> dict[str, Any]:
         "input_tokens": call.input_tokens,
         "output_tokens": call.output_tokens,
         "cache_read_tokens": call.cache_read_tokens,
-        "cost_usd": float(call.cost_usd),
+        "cost_usd": float(call.cost_usd) if call.priced else None,
     }
 
 

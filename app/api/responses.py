@@ -200,7 +200,7 @@ class DeciderOut(AnswerModel):
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int
-    cost_usd: float
+    cost_usd: Annotated[float | None, Field(description="null where the model's price is not known")]
 
 
 class PolicyOut(AnswerModel):
