@@ -26,6 +26,7 @@ from app.llm.wire import InvalidReplyError, parse_decision
 from app.main import create_app
 from app.settings import Auth, DeciderChoice, Secret, Settings
 from tests import oracle
+from tests.builders import a_request
 from tests.model_server import Answer, ModelServer, Request, message, tool_call
 from tests.properties import worlds as scenery
 from tests.properties.counts import CountReport
@@ -213,10 +214,11 @@ class Model:
 
     def __init__(self) -> None:
         self.body = b""
+        self.status = 200
         self.base_url = ""
 
     def answer(self, _: Request) -> Answer:
-        return Answer(body=self.body)
+        return Answer(status=self.status, body=self.body)
 
     @contextmanager
     def serve(self) -> Iterator["Model"]:
@@ -300,6 +302,24 @@ def test_every_reply_to_a_valid_snapshot_is_answered_within_all_limits(
 
     report_counts("any model answer over HTTP", verdicts)
     assert (verdicts["approved"] + verdicts["resized"]) / verdicts.total() >= LEAST_ORDERS
+
+
+def test_every_recorded_reply_of_the_real_api_is_answered(
+    client: TestClient, model: Model, account_ids: Callable[[], str]
+) -> None:
+    recordings = json.loads((Path(__file__).parents[1] / "data" / "messages_api_replies.json").read_text())["replies"]
+    answers = []
+    for recording in recordings:
+        model.status, model.body = recording["status"], dump(recording["body"])
+        answers.append(client.post("/decide", json=a_request(account={"id": account_ids()})))
+
+    assert len(answers) == 25
+    assert {answer.status_code for answer in answers} == {200}
+    # None of them was asked for our tool, so none is a proposal; those with an error status are no replies at all.
+    assert [answer.json()["reason_code"] for answer in answers] == [
+        "MODEL_INVALID" if recording["status"] == 200 else "MODEL_UNAVAILABLE" for recording in recordings
+    ]
+    assert all(answer.json()["order"] is None for answer in answers)
 
 
 def check_answer(world: World, answer: Record) -> None:
