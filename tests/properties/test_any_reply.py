@@ -177,7 +177,7 @@ def exchanges(draw: Draw) -> tuple[World, bytes, bool]:
     """A world, the body of the model's answer, and whether that is just what the world's reply says."""
     world = draw(sent_worlds())
     sound = message(tool_call(tool_input(world.reply)))
-    match pick(draw, "sound", "sound", "sound", "input", "sound", "input", "message", "anything", "bytes"):
+    match pick(draw, *["sound"] * 7, "input", "input", "message", "anything", "bytes"):
         case "input":
             return world, dump(message(tool_call(draw(tool_inputs(world))))), False
         case "message":
