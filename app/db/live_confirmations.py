@@ -8,8 +8,8 @@ from app.db.engine import ConnectionPool
 from app.db.locks import lock_account
 
 _CONFIRM: Final = """
-INSERT INTO live_confirmations (account_id, operator, expires_at)
-VALUES ($1, $2, clock_timestamp() + $3) RETURNING *
+INSERT INTO live_confirmations (account_id, operator, confirmed_at, expires_at)
+SELECT $1, $2, now, now + $3 FROM clock_timestamp() AS now RETURNING *
 """
 _REVOKE: Final = """
 UPDATE live_confirmations SET revoked_at = clock_timestamp(), revoked_by = $2
