@@ -11,7 +11,7 @@ COMPILE    = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
              --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run migrate test prove check format lock clean
+.PHONY: help setup demo run migrate test prove mutants check format lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -25,7 +25,7 @@ $(INSTALLED): requirements/bootstrap.txt requirements/dev.txt
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --require-hashes -r requirements/dev.txt
-	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable . --editable ./client
 	@touch $@
 
 demo: setup ## Two decisions on real market data, without any key
@@ -42,6 +42,9 @@ test: setup ## Run every test, with reduced example counts
 
 prove: setup ## Run every test with full example counts; the evidence goes to docs/evidence/
 	@PYTEST="$(PYTEST)" bench/prove.sh
+
+mutants: setup ## Mutate gates and sizing; say which mutants survive unexplained (half an hour)
+	@MUTMUT="$(BIN)/mutmut" bench/mutants.sh
 
 check: setup ## Formatting, lint, types and import contracts
 	@$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Put the service together. Nothing else makes pools, deciders or the app; nothing here decides anything."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -9,28 +10,48 @@ from typing import Final
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import decide, decisions, events, halt, health
+from app.api import (
+    bars,
+    calibration,
+    decide,
+    decisions,
+    events,
+    exposure,
+    gates,
+    halt,
+    health,
+    outcomes,
+    prompts,
+    setups,
+)
 from app.api.auth import Authenticator
 from app.api.errors import install_error_handlers
 from app.api.middleware import RequestMiddleware
 from app.api.openapi import install_openapi
 from app.api.runtime import Runtime
 from app.buckets import BucketFileError, load_buckets
+from app.calibration_watch import follow_calibration, write_calibration
 from app.db.engine import asyncpg_url, create_pool
 from app.db.operations import Store
+from app.db.standings import Standings
 from app.domain.buckets import BucketMap
 from app.domain.policy import Policy
 from app.llm.decider import Decider
-from app.llm.messages import MessagesDecider, model_traits
+from app.llm.messages import MessagesClient
+from app.llm.routing import RoutedDecider, RoutingOptions
 from app.llm.rules import RulesDecider
+from app.llm.targets import load_targets
+from app.paper_desk import PaperDesk
 from app.service import DecisionService
-from app.settings import Auth, Settings, SettingsError
+from app.settings import Auth, LastResort, Settings, SettingsError
 from app.telemetry import Metrics
 from app.watch import watch_fills
 
 DESCRIPTION: Final = """\
 The model proposes, code disposes: a snapshot comes in, a decider proposes, gates judge, volatility sizes, the store
 records, and only then the verdict goes out. Every error is `application/problem+json` with a stable `code`."""
+
+CONNECTIONS_PER_CALL: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,10 +69,15 @@ class Composition:
     async def open(self) -> AsyncIterator[Runtime]:
         """Connect, and close everything at the end; a database that is away is waited for by no one."""
         pool = await create_pool(self.database_url, max_size=self.settings.database_pool_size)
+        standings = Standings(
+            pool, recalibration=self.settings.recalibration, derating=self.settings.calibration_derating
+        )
+        paper_desk = PaperDesk(pool)
         try:
             yield Runtime(
                 settings=self.settings,
                 policy=self.policy,
+                buckets=self.buckets,
                 pool=pool,
                 authenticator=Authenticator(
                     pool,
@@ -59,15 +85,19 @@ class Composition:
                     requests_per_minute=self.settings.rate_limit_per_minute,
                     limit_without_key=self.settings.limits_requests_without_key,
                 ),
+                standings=standings,
                 service=DecisionService(
                     store=Store(pool),
+                    standings=standings,
                     decider=self.decider,
                     policy=self.policy,
                     buckets=self.buckets,
                     metrics=self.metrics,
                     max_model_calls=self.settings.max_concurrent_model_calls,
                     model_budget_usd=self.settings.model_budget_usd_per_day,
+                    follow=paper_desk.take,
                 ),
+                paper_desk=paper_desk,
                 metrics=self.metrics,
                 warnings=warnings(self.settings),
             )
@@ -114,25 +144,29 @@ def make_decider(settings: Settings) -> Decider:
     """Make the decider that the settings choose.
 
     Raises:
-        SettingsError: the key or the model cannot be used, or not within a budget.
+        SettingsError: a target cannot be used, or not within a budget.
     """
-    key = settings.anthropic_api_key
-    if not settings.uses_anthropic or key is None:
+    if not settings.uses_anthropic:
         return RulesDecider()
-    if settings.model_budget_usd_per_day and model_traits(settings.anthropic_model).price is None:
-        raise SettingsError(
-            f"MODEL_BUDGET_USD_PER_DAY: no price is known of {settings.anthropic_model}, so no budget can be kept"
-        )
-    try:
-        return MessagesDecider(
-            api_key=key.reveal(),
-            model=settings.anthropic_model,
-            base_url=settings.anthropic_base_url,
-            strict=settings.model_strict_tools,
-            max_connections=settings.max_concurrent_model_calls,
-        )
-    except ValueError as error:
-        raise SettingsError(f"ANTHROPIC_API_KEY, ANTHROPIC_MODEL: {error}") from error
+    targets = load_targets(settings)
+    for target in targets:
+        if settings.model_budget_usd_per_day and target.price is None:
+            raise SettingsError(
+                f"MODEL_BUDGET_USD_PER_DAY: no price is known of {target.model}, so no budget can be kept"
+            )
+    # Each decision may have a hedge under way besides its call, and the end of an earlier reply.
+    most = CONNECTIONS_PER_CALL * settings.max_concurrent_model_calls
+    return RoutedDecider(
+        [MessagesClient(target, max_connections=most) for target in targets],
+        draw=random.random,
+        options=RoutingOptions(
+            hedge_max_share=float(settings.model_hedge_max_share),
+            breaker_failures=settings.model_breaker_failures,
+            breaker_cool_down_s=float(settings.model_breaker_cool_down_s),
+            warm_every_s=settings.model_warm_every_s,
+        ),
+        last_resort=RulesDecider() if settings.model_last_resort is LastResort.RULES else None,
+    )
 
 
 def warnings(settings: Settings) -> tuple[str, ...]:
@@ -158,12 +192,21 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Runtime]]:
         async with composition.open() as runtime:
-            watch = asyncio.create_task(watch_fills(runtime.pool, runtime.metrics))
+            watches = [
+                asyncio.create_task(watch)
+                for watch in (
+                    watch_fills(runtime.pool, runtime.metrics),
+                    follow_calibration(runtime.standings, runtime.metrics),
+                    write_calibration(composition.database_url, settings),
+                    runtime.paper_desk.work(),
+                )
+            ]
             try:
                 yield {"runtime": runtime}
             finally:
-                watch.cancel()
-                await asyncio.wait([watch])
+                for watch in watches:
+                    watch.cancel()
+                await asyncio.wait(watches)
 
     app = FastAPI(
         title="TradeVerdict",
@@ -175,7 +218,20 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
         docs_url=None,
         redoc_url=None,
     )
-    for resource in (decide, decisions, events, halt, health):
+    for resource in (
+        decide,
+        decisions,
+        prompts,
+        events,
+        outcomes,
+        bars,
+        calibration,
+        setups,
+        gates,
+        exposure,
+        halt,
+        health,
+    ):
         app.include_router(resource.router)
     install_error_handlers(app)
     install_openapi(app)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -15,15 +15,27 @@ from uuid_utils import uuid7
 
 from app.db.idempotency import Claim, finish_key
 from app.db.operations import Store
-from app.db.records import AccountMark, DecisionRecord, NewReservation, PolicyText, PromptTexts
+from app.db.records import (
+    AccountMark,
+    DecisionRecord,
+    NewForecast,
+    NewReservation,
+    PolicyText,
+    PromptTexts,
+    decider_key,
+)
+from app.db.standings import Standings
 from app.domain.account import Account, AccountState
 from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
 from app.domain.gates import Code
 from app.domain.market import MarketView, Snapshot, resolve_market
+from app.domain.outcome import plan_of
 from app.domain.policy import POLICY_VERSION, Policy
 from app.domain.proposal import Direction, ModelFailure, Proposal
-from app.domain.verdict import Judgement, Side, entry_bounds, judge
+from app.domain.recalibration import standing_to_json
+from app.domain.scoring import whole_percent
+from app.domain.verdict import PERCENT, Judgement, Side, entry_bounds, judge
 from app.llm.decider import Decider, DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.prompt import build_prompt
 from app.telemetry import Metrics
@@ -38,27 +50,32 @@ class DecisionService:
     """Turn one snapshot into one recorded verdict.
 
     The decider is asked at most `max_model_calls` times at once, and for one API key only while its calls of the
-    UTC day have cost less than `model_budget_usd` dollars (0: any amount).
+    UTC day have cost less than `model_budget_usd` dollars (0: any amount). `follow` is told of the account and
+    market of each recorded decision: what its bars say of earlier forecasts is not the answer's concern.
     """
 
     def __init__(
         self,
         *,
         store: Store,
+        standings: Standings,
         decider: Decider,
         policy: Policy,
         buckets: BucketMap,
         metrics: Metrics,
         max_model_calls: int,
         model_budget_usd: Decimal,
+        follow: Callable[[str, MarketView], None] = lambda _account_id, _market: None,
     ) -> None:
         self._store = store
+        self._standings = standings
         self._decider = decider
         self._policy = policy
         self._buckets = buckets
         self._metrics = metrics
         self._model_calls = asyncio.Semaphore(max_model_calls)
         self._model_budget_usd = model_budget_usd
+        self._follow = follow
 
     @property
     def decider(self) -> Decider:
@@ -112,6 +129,9 @@ class DecisionService:
         reply = await self._propose(
             prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
         )
+        standing = await self._standings.of(
+            decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
+        )
         decision_id = str(uuid7())
         async with self._store.gating(
             account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held
@@ -124,6 +144,7 @@ class DecisionService:
                 state=transaction.state,
                 policy=policy,
                 decider_serves_live=self._decider.serves_live,
+                calibration=standing,
             )
             answer = _Answer(
                 decision_id=decision_id,
@@ -147,9 +168,11 @@ class DecisionService:
                 prompt=answer.prompt_texts(),
                 policy=answer.policy_text(),
                 reservation=answer.reservation(),
+                forecast=answer.forecast(),
             )
             if claim is not None:
                 await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
+        self._follow(account.id, market)
         self._report(decision_id=decision_id, account=account, judgement=judgement, reply=reply, started=started)
         return body
 
@@ -311,6 +334,7 @@ class _Answer:
             system_hash=self.prompt_texts().system_hash,
             prompt_user=self.prompt.user,
             policy_hash=self.policy.hash(),
+            calibration=_text(standing_to_json(judgement.calibration)),
             attempts=call.attempts,
             hedged=call.hedged,
             input_tokens=call.input_tokens,
@@ -351,6 +375,27 @@ class _Answer:
             buckets=judgement.buckets,
             reduce_only=ticket.reduce_only,
             expires_at=judgement.decided_at + timedelta(seconds=self.policy.reservation_ttl_s),
+        )
+
+    def forecast(self) -> NewForecast | None:
+        """Give what the decision foretold, executable or not; None where bars could never tell what became of it."""
+        candidate, edge = self.judgement.candidate, self.judgement.edge
+        plan = None if candidate is None else plan_of(candidate=candidate, edge=edge, market=self.market)
+        if candidate is None or plan is None:
+            return None
+        p_win, p_calibrated = candidate.p_win_pct / PERCENT, self.judgement.p_win_calibrated
+        return NewForecast(
+            p_win=float(p_win),
+            p_win_calibrated=None if p_calibrated is None else float(p_calibrated),
+            p_win_percent=whole_percent(p_win),
+            p_win_calibrated_percent=None if p_calibrated is None else whole_percent(p_calibrated),
+            ev_r=plan.ev_r,
+            entry_type=plan.entry_type,
+            entry=plan.entry,
+            stop=plan.stop,
+            target=plan.target,
+            cost_usd=plan.cost_usd,
+            time_stop_at=plan.time_stop_at,
         )
 
     def prompt_texts(self) -> PromptTexts:

@@ -7,6 +7,7 @@ and docs/settings.md are read off it.
 
 import os
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import timedelta
@@ -71,6 +72,28 @@ class Auth(StrEnum):
     OFF = "off"
 
 
+class Recalibration(StrEnum):
+    """Say how far calibrators may go by themselves: auto to being used, shadow to being recorded, off nowhere."""
+
+    AUTO = "auto"
+    SHADOW = "shadow"
+    OFF = "off"
+
+
+class Derating(StrEnum):
+    """Say whether entries of a decider whose calibration is rejected get the lowest size multiplier."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class LastResort(StrEnum):
+    """Say who proposes for paper accounts when no target answered."""
+
+    NONE = "none"
+    RULES = "rules"
+
+
 class LogLevel(StrEnum):
     """Say from which level on log lines are written."""
 
@@ -95,7 +118,8 @@ def _about(unit: str, meaning: str, *, low: object = None, high: object = None) 
 class Settings:
     """Hold how the service runs, validated.
 
-    `limits` are the policy values that differ from their defaults, `given` the environment names that were set.
+    `limits` are the policy values that differ from their defaults, `given` the environment names that were set,
+    `model_keys` the values of the variables that MODEL_TARGETS_FILE names.
 
     Raises:
         SettingsError: a value is out of bounds, or two values contradict each other.
@@ -105,14 +129,22 @@ class Settings:
         default=None, metadata=_about("url", "PostgreSQL server; unset: an embedded one under DATA_DIR")
     )
     database_pool_size: int = field(
-        default=10, metadata=_about("connections", "most database connections of one process", low=1, high=200)
+        default=10,
+        metadata=_about(
+            "connections",
+            "most database connections of one process; the watch of calibration has one more",
+            low=1,
+            high=200,
+        ),
     )
     data_dir: Path = field(
         default=Path(".data"), metadata=_about("folder", "where the embedded database keeps its files")
     )
     decider: DeciderChoice = field(
         default=DeciderChoice.AUTO,
-        metadata=_about("choice", "who proposes; auto: anthropic when ANTHROPIC_API_KEY is set, else rules"),
+        metadata=_about(
+            "choice", "who proposes; auto: anthropic when ANTHROPIC_API_KEY or MODEL_TARGETS_FILE is set, else rules"
+        ),
     )
     anthropic_api_key: Secret | None = field(default=None, metadata=_about("secret", "key for the Messages API"))
     anthropic_base_url: str | None = field(
@@ -121,6 +153,43 @@ class Settings:
     anthropic_model: str = field(default="claude-haiku-5-5", metadata=_about("name", "model that proposes"))
     model_strict_tools: bool = field(
         default=True, metadata=_about("switch", "whether the tool is sent as strict (some gateways refuse it)")
+    )
+    model_targets_file: Path | None = field(
+        default=None,
+        metadata=_about("file", "TOML list of targets, asked in turn; unset: one target, of the ANTHROPIC_ settings"),
+    )
+    model_stream: bool = field(
+        default=False,
+        metadata=_about("switch", "whether replies are streamed, and judged when their last number has arrived"),
+    )
+    model_hedge_max_share: Decimal = field(
+        default=Decimal("0.05"),
+        metadata=_about(
+            "fraction",
+            "most decisions in which a second call goes out because the first is late; 0: none",
+            low=Decimal(0),
+            high=Decimal(1),
+        ),
+    )
+    model_breaker_failures: int = field(
+        default=5,
+        metadata=_about("failures", "that many in a row, and a target is left alone for a while", low=1, high=1000),
+    )
+    model_breaker_cool_down_s: Decimal = field(
+        default=Decimal(2),
+        metadata=_about(
+            "s", "for so long, give or take a fifth, then one call probes it", low=Decimal("0.05"), high=Decimal(3600)
+        ),
+    )
+    model_warm_every_s: int = field(
+        default=240,
+        metadata=_about(
+            "s", "an idle target's connection and caches are kept warm this often; 0: never", low=0, high=86_400
+        ),
+    )
+    model_last_resort: LastResort = field(
+        default=LastResort.NONE,
+        metadata=_about("choice", "who proposes for paper accounts, marked degraded, when no target answered"),
     )
     max_concurrent_model_calls: int = field(
         default=32, metadata=_about("calls", "most model calls at once in one process", low=1, high=1000)
@@ -159,6 +228,14 @@ class Settings:
         default=20,
         metadata=_about("decisions", "fewer resolved decisions give no calibration verdict", low=1, high=1_000_000),
     )
+    calibration_derating: Derating = field(
+        default=Derating.ON,
+        metadata=_about("choice", "whether a decider whose calibration is rejected gets the lowest size multiplier"),
+    )
+    recalibration: Recalibration = field(
+        default=Recalibration.AUTO,
+        metadata=_about("choice", "how far calibrators of p_win may go: auto: in use; shadow: only recorded; off"),
+    )
     buckets_file: Path | None = field(
         default=None, metadata=_about("file", "CSV symbol,buckets that overrides the shipped bucket map")
     )
@@ -170,6 +247,7 @@ class Settings:
         default=None, metadata=_about("secret", "key that `tradeverdict decide --url` sends to the service")
     )
     limits: Mapping[str, Any] = field(default_factory=dict)
+    model_keys: Mapping[str, Secret] = field(default_factory=dict)
     given: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
@@ -187,8 +265,8 @@ class Settings:
             )
         if self.anthropic_base_url is not None and urlsplit(self.anthropic_base_url).scheme not in {"http", "https"}:
             raise SettingsError("ANTHROPIC_BASE_URL: must start with http:// or https://")
-        if self.decider is DeciderChoice.ANTHROPIC and self.anthropic_api_key is None:
-            raise SettingsError("DECIDER=anthropic: needs ANTHROPIC_API_KEY")
+        if self.decider is DeciderChoice.ANTHROPIC and not self._has_model:
+            raise SettingsError("DECIDER=anthropic: needs ANTHROPIC_API_KEY or MODEL_TARGETS_FILE")
 
     def policy(self) -> Policy:
         """Make the domain's limits.
@@ -216,13 +294,17 @@ class Settings:
     def uses_anthropic(self) -> bool:
         """Tell whether a model proposes, rather than the rules."""
         if self.decider is DeciderChoice.AUTO:
-            return self.anthropic_api_key is not None
+            return self._has_model
         return self.decider is DeciderChoice.ANTHROPIC
+
+    @property
+    def _has_model(self) -> bool:
+        return self.anthropic_api_key is not None or self.model_targets_file is not None
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """List every value that must not appear in any output."""
-        held = (self.database_url, self.anthropic_api_key, self.tradeverdict_api_key)
+        held = (self.database_url, self.anthropic_api_key, self.tradeverdict_api_key, *self.model_keys.values())
         values = [secret.reveal() for secret in held if secret is not None]
         passwords = [urlsplit(url).password for url in (*values, self.anthropic_base_url or "")]
         return tuple(secret for secret in (*values, *passwords) if secret)
@@ -304,8 +386,11 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dotenv: Path = DO
             misspelt setting.
     """
     environ = os.environ if environ is None else environ
-    texts = {name: text for name, text in _read_dotenv(dotenv).items() if name not in COMPOSE_NAMES}
-    _refuse_unknown(environ, texts, dotenv=dotenv)
+    written = {name: text for name, text in _read_dotenv(dotenv).items() if name not in COMPOSE_NAMES}
+    keys = _model_keys({**written, **environ})
+    texts = {name: text for name, text in written.items() if name in SETTINGS or name not in keys}
+    named = {name: text for name, text in environ.items() if name in SETTINGS or name not in keys}
+    _refuse_unknown(named, texts, dotenv=dotenv)
     texts |= {name: environ[name] for name in SETTINGS if name in environ}
     # An optional setting that is there but empty, as container files like to pass it, is not set.
     texts = {name: text.strip() for name, text in texts.items() if text.strip() or not SETTINGS[name].optional}
@@ -314,7 +399,22 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dotenv: Path = DO
     for name, text in texts.items():
         spec = SETTINGS[name]
         (limits if spec.of_policy else service)[spec.name] = _parse(spec, text)
-    return Settings(**service, limits=limits, given=frozenset(texts))
+    return Settings(**service, limits=limits, model_keys=keys, given=frozenset(texts))
+
+
+def _model_keys(values: Mapping[str, str]) -> dict[str, Secret]:
+    """Read the variables that the targets' file names for its keys; its other mistakes are named by its reader."""
+    file = values.get("MODEL_TARGETS_FILE", "").strip()
+    if not file:
+        return {}
+    try:
+        document = tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"MODEL_TARGETS_FILE={file}: cannot be read: {error}") from error
+    found = document.get("target")
+    entries = found if isinstance(found, list) else []
+    named = [entry.get("key_variable") for entry in entries if isinstance(entry, dict)]
+    return {name: Secret(values[name]) for name in named if isinstance(name, str) and values.get(name)}
 
 
 def _refuse_unknown(environ: Mapping[str, str], texts: Mapping[str, str], *, dotenv: Path) -> None:

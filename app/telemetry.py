@@ -1,20 +1,20 @@
 """Count what happens and write it down: Prometheus metrics with bounded labels, and one log line per event.
 
-Labels hold only words of fixed vocabularies (verdicts, gate names and codes, route templates), never a symbol,
-account or key. Log lines pass one redactor before they are written, whoever wrote them.
+Labels hold only words of fixed vocabularies (verdicts, gate names and codes, route templates, deciders and their
+models), never a symbol, account or key. Log lines pass one redactor before they are written, whoever wrote them.
 """
 
 import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Final, Protocol
 
 import orjson
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -50,6 +50,40 @@ class DeciderUse(Protocol):
     def cost_usd(self) -> Decimal: ...
 
 
+class CalibrationFigures(Protocol):
+    """What is shown of a decider's calibration over a window of days; a figure that is None is not shown."""
+
+    @property
+    def decider(self) -> str: ...
+
+    @property
+    def window_days(self) -> int: ...
+
+    @property
+    def resolved(self) -> int: ...
+
+    @property
+    def pending(self) -> int: ...
+
+    @property
+    def brier(self) -> float | None: ...
+
+    @property
+    def slope(self) -> float | None: ...
+
+    @property
+    def calibration_error(self) -> float | None: ...
+
+    @property
+    def e_value(self) -> float | None: ...
+
+    @property
+    def rejected(self) -> bool: ...
+
+    @property
+    def derated(self) -> bool: ...
+
+
 class Metrics:
     """Hold one process's metrics in a registry of their own."""
 
@@ -64,9 +98,21 @@ class Metrics:
         self._requests = self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
         self._decision_seconds = self._histogram("decision_seconds", "Time of one whole decision")
         self._model_seconds = self._histogram("model_seconds", "Time of one use of the decider", "decider")
+        series = ("decider", "window")
+        self._brier = self._gauge("brier_score", "Brier score of p_win", *series)
+        self._slope = self._gauge("calibration_slope", "Cov(p, y) / Var(p) of p_win: 1 is calibrated", *series)
+        self._error = self._gauge("calibration_error", "Mean p_win less win rate", *series)
+        self._e_value = self._gauge("calibration_e_value", "Evidence against calibration, 20 or more rejects", *series)
+        self._resolved = self._gauge("resolved_decisions", "Decisions with a known outcome", *series)
+        self._pending = self._gauge("pending_decisions", "Decisions whose outcome is not known yet", *series)
+        self._rejected = self._gauge("calibration_rejected", "1 where the longest window rejects p_win", "decider")
+        self._derated = self._gauge("calibration_derated", "1 where sizes are kept to the lowest", "decider")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"tradeverdict_{name}", meaning, labels, registry=self._registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"tradeverdict_{name}", meaning, labels, registry=self._registry)
 
     def _histogram(self, name: str, meaning: str, *labels: str) -> Histogram:
         return Histogram(f"tradeverdict_{name}", meaning, labels, registry=self._registry, buckets=DECISION_BUCKETS_S)
@@ -90,6 +136,21 @@ class Metrics:
     def record_unprotected_fill(self) -> None:
         """Count one fill whose stop was not reported in time."""
         self._unprotected_fills.inc()
+
+    def show_calibration(self, figures: Collection[CalibrationFigures]) -> None:
+        """Show these figures of calibration, and none that was shown before and is not among them."""
+        of_series = (self._brier, self._slope, self._error, self._e_value, self._resolved, self._pending)
+        for gauge in (*of_series, self._rejected, self._derated):
+            gauge.clear()
+        longest = max((of.window_days for of in figures), default=0)
+        for of in figures:
+            values = (of.brier, of.slope, of.calibration_error, of.e_value, of.resolved, of.pending)
+            for gauge, value in zip(of_series, values, strict=True):
+                if value is not None:
+                    gauge.labels(of.decider, f"{of.window_days}d").set(value)
+            if of.window_days == longest:
+                self._rejected.labels(of.decider).set(of.rejected)
+                self._derated.labels(of.decider).set(of.derated)
 
     def exposition(self) -> bytes:
         """Write all metrics in Prometheus's text format."""

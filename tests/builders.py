@@ -23,7 +23,7 @@ from app.domain.indicators import Bar
 from app.domain.market import MarketView, Snapshot, SymbolSnapshot, SymbolView, resolve_market
 from app.domain.policy import Policy
 from app.domain.proposal import Candidate, Direction, EntryType, Manage, Mode, ModelFailure, Proposal, Setup
-from app.domain.recalibration import PlattCalibrator
+from app.domain.recalibration import UNCALIBRATED, CalibratorState, PlattCalibrator, SizingStanding
 from app.domain.verdict import Judgement, judge
 
 AS_OF: Final = datetime(2026, 11, 20, 15, 30, tzinfo=UTC)
@@ -181,6 +181,18 @@ def _manage(changes: Changes) -> Manage:
     return Manage(**_laid_over(defaults, changes, kind=Manage))
 
 
+def a_standing(**changes: Any) -> SizingStanding:
+    """A decider whose calibrator is on and changes nothing; nothing is derated."""
+    defaults: Changes = {
+        "state": CalibratorState.ON,
+        "calibrator_id": 7,
+        "calibrator": PlattCalibrator(intercept=0.0, slope=1.0),
+        "derated": False,
+        "reason": None,
+    }
+    return SizingStanding(**_laid_over(defaults, changes, kind=SizingStanding))
+
+
 def judged(
     outcome: Proposal | ModelFailure | None = None,
     *,
@@ -191,7 +203,7 @@ def judged(
     state: AccountState | Changes | None = None,
     policy: Policy | Changes | None = None,
     decider_serves_live: bool = True,
-    calibrator: PlattCalibrator | None = None,
+    calibration: SizingStanding = UNCALIBRATED,
     buckets: BucketMap = BUCKETS,
 ) -> Judgement:
     """Judge the default case with the named changes; `outcome` and whole values replace what they stand for."""
@@ -205,7 +217,7 @@ def judged(
         state=state if isinstance(state, AccountState) else a_state(**(state or {})),
         policy=policy if isinstance(policy, Policy) else a_policy(**(policy or {})),
         decider_serves_live=decider_serves_live,
-        calibrator=calibrator,
+        calibration=calibration,
     )
 
 

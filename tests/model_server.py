@@ -16,10 +16,13 @@ import re
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+PIECE = 12
+"""Characters of a reply that one event of a stream holds."""
+THESIS = '"thesis": "'
 DATA_BLOCK = re.compile(r"<data>\n(.*)\n</data>", re.DOTALL)
 
 
@@ -45,8 +48,9 @@ class Request:
 class Answer:
     """One answer: `body` is sent as JSON (bytes as they are); `raw` replaces the whole response.
 
-    `delay_s` passes before the first byte, `drip_s` before each byte of the body; `reset` breaks the connection
-    instead of answering.
+    `delay_s` passes before the first byte, `drip_s` before each `drip_bytes` of the body; `reset` breaks the
+    connection instead of answering. `pieces` are sent instead of a body, each after its pause in seconds, as a stream
+    of events; a piece that is None breaks the connection.
     """
 
     body: object = None
@@ -54,8 +58,10 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     drip_s: float = 0.0
+    drip_bytes: int = 1
     raw: bytes | None = None
     reset: bool = False
+    pieces: Sequence[tuple[float, bytes | None]] = ()
 
 
 Script = Answer | Callable[[Request], Answer]
@@ -84,6 +90,53 @@ def message(*content: object, **changes: object) -> dict[str, Any]:
         },
     }
     return example | changes
+
+
+def event(kind: str, **fields: object) -> bytes:
+    """A server-sent event as the API sends it."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind} | fields)}\n\n".encode()
+
+
+def events(whole: Mapping[str, Any]) -> list[bytes]:
+    """A message as a stream of events, its tool input or text cut into pieces."""
+    usage = whole["usage"]
+    start = dict(whole) | {"content": [], "stop_reason": None, "usage": usage | {"output_tokens": 1}}
+    sent = [event("message_start", message=start), event("ping")]
+    for index, block in enumerate(whole["content"]):
+        is_call = block["type"] == "tool_use"
+        text = json.dumps(block["input"]) if is_call else block["text"]
+        emptied: dict[str, object] = {"input": {}} if is_call else {"text": ""}
+        opening = dict(block) | emptied
+        kind, field_ = ("input_json_delta", "partial_json") if is_call else ("text_delta", "text")
+        pieces = [text[at : at + PIECE] for at in range(0, len(text), PIECE)]
+        sent += [
+            event("content_block_start", index=index, content_block=opening),
+            *(event("content_block_delta", index=index, delta={"type": kind, field_: piece}) for piece in pieces),
+            event("content_block_stop", index=index),
+        ]
+    delta = {name: whole[name] for name in ("stop_reason", "stop_sequence", "stop_details") if name in whole}
+    sent += [
+        event("message_delta", delta=delta, usage={"output_tokens": usage["output_tokens"]}),
+        event("message_stop"),
+    ]
+    return sent
+
+
+def stream(whole: Mapping[str, Any], *, first_s: float = 0.0, last_number_s: float = 0.0, end_s: float = 0.0) -> Answer:
+    """Stream a message: its first content comes after `first_s`, its last thesis begins after `last_number_s`."""
+    sent = events(whole)
+    opening = next((number for number, piece in enumerate(sent) if b"content_block_delta" in piece), 0)
+    written = "".join(json.loads(piece.split(b"data: ")[1]).get("delta", {}).get("partial_json", "") for piece in sent)
+    thesis = written.rfind(THESIS)
+    before = opening + max(0, thesis + len(THESIS) - 1) // PIECE
+    times = [
+        first_s + max(0, number - opening) / max(1, before - opening) * (last_number_s - first_s)
+        if number <= before
+        else last_number_s + (number - before) / (len(sent) - 1 - before) * (end_s - last_number_s)
+        for number in range(len(sent))
+    ]
+    pauses = [after - earlier for earlier, after in zip([0.0, *times], times, strict=False)]
+    return Answer(pieces=tuple(zip(pauses, sent, strict=True)), headers={"request-id": "req_stream"})
 
 
 def error(kind: str, text: str = "told you so") -> dict[str, Any]:
@@ -135,6 +188,8 @@ class ModelServer:
         self._peers: set[asyncio.Task[None]] = set()
         self.requests: list[Request] = []
         self.connections = 0
+        self.heads = 0
+        """How often somebody only opened a connection; takes no answer."""
 
     @property
     def base_url(self) -> str:
@@ -162,6 +217,10 @@ class ModelServer:
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while (request := await _read(reader)) is not None:
+                    if request.method == "HEAD":
+                        self.heads += 1
+                        await _send(Answer(status=404, body=b""), writer)
+                        continue
                     script = self._answers[min(len(self.requests), len(self._answers) - 1)]
                     self.requests.append(request)
                     await _send(script if isinstance(script, Answer) else script(request), writer)
@@ -194,17 +253,35 @@ async def _send(answer: Answer, writer: asyncio.StreamWriter) -> None:
         writer.write(answer.raw)
         await writer.drain()
         raise ConnectionResetError  # what was written may not be HTTP: the connection is of no further use
+    if answer.pieces:
+        await _send_pieces(answer, writer)
+        return
     body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
     headers = {"content-type": "application/json", "content-length": str(len(body))} | dict(answer.headers)
     lines = [f"HTTP/1.1 {answer.status} Answer", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
     writer.write("\r\n".join(lines).encode("latin-1"))
     if answer.drip_s:
-        for byte in body:
+        for start in range(0, len(body), answer.drip_bytes):
             await asyncio.sleep(answer.drip_s)
-            writer.write(bytes([byte]))
+            writer.write(body[start : start + answer.drip_bytes])
             await writer.drain()
     else:
         writer.write(body)
+    await writer.drain()
+
+
+async def _send_pieces(answer: Answer, writer: asyncio.StreamWriter) -> None:
+    headers = {"content-type": "text/event-stream", "transfer-encoding": "chunked"} | dict(answer.headers)
+    lines = [f"HTTP/1.1 {answer.status} Answer", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    writer.write("\r\n".join(lines).encode("latin-1"))
+    for pause_s, piece in answer.pieces:
+        if pause_s > 0:
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+        if piece is None or writer.is_closing():
+            raise ConnectionResetError
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+    writer.write(b"0\r\n\r\n")
     await writer.drain()
 
 

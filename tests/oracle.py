@@ -16,7 +16,8 @@ Shapes (symbols in their canonical spelling; numbers are Decimal, int, str or Fr
   `position_buckets`;
 - `reply`: `{"failure": "MODEL_..."}` or `{"mode": ..., "candidates": [...]}`;
 - `policy`: the lower-case names of rulebook §4, as `DEFAULT_POLICY`;
-- `bucket_map`: symbol to bucket names; `calibrator`: None or `(intercept, slope)`.
+- `bucket_map`: symbol to bucket names; `calibrator`: None or `(intercept, slope)`,
+  `calibrator_state`: "off", "shadow" or "on", `derated`: the record holds sizes down.
 
 Where the rulebook leaves a choice, a comment starting with "Reading:" says what was chosen.
 """
@@ -377,10 +378,11 @@ def open_book(account: Record, state: Record, resolved: Mapping[str, Symbol], bu
 # ------------------------------------------------------------------------------------- §7: edge and costs
 
 
-def calibrated(p: Fraction, calibrator: Calibrator) -> Fraction:
-    """Platt: logistic(intercept + slope x logit p)."""
-    if calibrator is None:
-        return p
+def calibrated(p: Fraction, calibrator: Calibrator, state: str) -> Fraction | None:
+    """Platt: logistic(intercept + slope x logit p), in shadow and on."""
+    if state == "off":
+        return None
+    assert calibrator is not None
     intercept, slope = calibrator
     score = intercept + slope * math.log(float(p) / (1 - float(p)))
     return F(1 / (1 + math.exp(-score)))
@@ -485,6 +487,8 @@ class Case(NamedTuple):
     bucket_map: BucketLists
     serves_live: bool
     calibrator: Calibrator
+    calibrator_state: str
+    derated: bool
     resolved: dict[str, Symbol]
     waived: bool  # the probe minimum is waived (anti-paralysis)
 
@@ -705,15 +709,19 @@ def size_and_edge(case: Case, symbol: Symbol, plan: Plan, gates: dict[str, Statu
     policy, candidate, entry = case.policy, case.candidate, plan.entry
     loss, reward = abs(entry - plan.stop), abs(plan.target - entry)
     p_raw = F(candidate["p_win_pct"], 100)
-    p = calibrated(p_raw, case.calibrator)
+    p_calibrated = calibrated(p_raw, case.calibrator, case.calibrator_state)
+    p = p_calibrated if p_calibrated is not None and case.calibrator_state == "on" else p_raw
 
     # Size: no impact in D and in Kelly, so that nothing depends on the quantity.
     plain_cost = cost_without_impact(candidate, entry, symbol, policy)
     multiple = policy["atr_mult_reversion" if candidate["setup"] == "mean_reversion" else "atr_mult_trend"]
     distance = max(loss + plain_cost, multiple * symbol.atr)
     regime = REGIMES[case.snapshot.get("regime")][0 if case.is_long else 1]
+    multiplier = band_multiplier(candidate["conviction"], policy)
+    if case.derated:  # the lowest band; below the action threshold half of it, as ever
+        multiplier = min(multiplier, LEVELS[policy["aggressiveness_level"]][2][0])
     risk_bps = min(
-        policy["per_trade_risk_bps"] * band_multiplier(candidate["conviction"], policy) * regime,
+        policy["per_trade_risk_bps"] * multiplier * regime,
         10000 * policy["kelly_fraction"] * max(F(0), kelly(p, risk_reward(loss, reward, plain_cost))),
     )
     book = open_book(case.account, case.state, case.resolved, case.bucket_map)
@@ -732,7 +740,7 @@ def size_and_edge(case: Case, symbol: Symbol, plan: Plan, gates: dict[str, Statu
     ev_r = expected_value(p, loss, reward, cost, policy["scale_out"])
     ev_pct = ev_r * (loss + cost) / entry
     gates["expected_value"] = passes_unless(ev_pct <= policy["min_ev_pct"], "NEGATIVE_EV")
-    waived = case.calibrator is not None and p >= policy["min_p_win"]
+    waived = case.calibrator_state == "on" and p >= policy["min_p_win"]
     low = (b < policy["min_risk_reward"] and not waived) or (policy["aggressiveness_level"] == 3 and b < 2)
     gates["risk_reward"] = passes_unless(low, "LOW_RISK_REWARD")
     gates["p_win"] = passes_unless(low and p < policy["min_p_win"], "LOW_P_WIN")
@@ -786,6 +794,7 @@ def judge_candidate(case: Case) -> Record:
     return {
         **sized,
         "symbol": case.candidate["symbol"],
+        "p_win_calibrated": calibrated(F(case.candidate["p_win_pct"], 100), case.calibrator, case.calibrator_state),
         "gates": gates,
         "verdict": verdict,
         "reason_code": codes[0] if codes else None,
@@ -830,6 +839,8 @@ def decide(
     bucket_map: BucketLists,
     serves_live: bool = True,
     calibrator: Calibrator = None,
+    calibrator_state: str = "off",
+    derated: bool = False,
 ) -> Record:
     """Give the verdict on one reply: that of its best approved candidate, else of its best blocked one."""
     reason = reply.get("failure")
@@ -840,11 +851,24 @@ def decide(
     if reason is not None:
         gates = dict.fromkeys(GATES, NOT_APPLICABLE)
         no_trade: Record = {"verdict": "no_trade", "reason_code": reason, "symbol": None, "gates": gates}
-        return {**no_trade, "quantity": None, "ev_r": None, "candidates": []}
+        return {**no_trade, "quantity": None, "ev_r": None, "p_win_calibrated": None, "candidates": []}
 
     resolved = {e["symbol"]: resolve_symbol(e, snapshot["as_of"], bucket_map) for e in snapshot["market"]}
     cases = [
-        Case(candidate, snapshot, account, state, policy, bucket_map, serves_live, calibrator, resolved, waived=False)
+        Case(
+            candidate,
+            snapshot,
+            account,
+            state,
+            policy,
+            bucket_map,
+            serves_live,
+            calibrator,
+            calibrator_state,
+            derated,
+            resolved,
+            waived=False,
+        )
         for candidate in reply["candidates"]
     ]
     results = [judge_candidate(case) for case in cases]

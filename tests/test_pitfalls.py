@@ -30,6 +30,7 @@ from tests.builders import (
     a_request,
     a_reservation,
     a_snapshot,
+    a_standing,
     a_state,
     a_symbol,
     a_trade,
@@ -354,10 +355,10 @@ def test_conviction_above_the_last_band_buys_no_more_shares() -> None:
 
 def test_what_is_weighed_and_recalibrated_is_p_win_and_never_conviction() -> None:
     """Calibration scored conviction instead of p_win;"""
-    halved = PlattCalibrator(intercept=0.0, slope=0.5)
+    halved = a_standing(calibrator=PlattCalibrator(intercept=0.0, slope=0.5))
 
     edges = {
-        conviction: judged(candidate={"p_win_pct": 80, "conviction": conviction}, calibrator=halved).edge
+        conviction: judged(candidate={"p_win_pct": 80, "conviction": conviction}, calibration=halved).edge
         for conviction in (85, 100)
     }
 

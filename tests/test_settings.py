@@ -12,7 +12,9 @@ from app.settings import (
     SETTINGS,
     Auth,
     DeciderChoice,
+    Derating,
     LogLevel,
+    Recalibration,
     Secret,
     Settings,
     SettingsError,
@@ -94,6 +96,13 @@ def test_words_may_be_written_in_capitals() -> None:
     assert settings.log_level is LogLevel.WARNING
     assert settings.auth is Auth.OFF
     assert settings.decider is DeciderChoice.RULES
+
+
+def test_what_follows_from_a_bad_record_is_on_unless_it_was_turned_off() -> None:
+    assert (load().recalibration, load().calibration_derating) == (Recalibration.AUTO, Derating.ON)
+    settings = load(RECALIBRATION="Shadow", CALIBRATION_DERATING="off")
+    assert (settings.recalibration, settings.calibration_derating) == (Recalibration.SHADOW, Derating.OFF)
+    assert refusal(RECALIBRATION="on") == "RECALIBRATION=on: must be auto or shadow or off"
 
 
 def test_an_unknown_word_stops_the_start_and_lists_the_known_ones() -> None:

@@ -1,6 +1,7 @@
 """Read a JSON body within limits of size and time, whichever way it is sent."""
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 from fastapi import Request
@@ -8,12 +9,23 @@ from fastapi import Request
 from app.api.errors import ApiError, ErrorCode
 
 BODY_TIMEOUT_S: Final = 10.0
+JSON: Final = "application/json"
 UNSTATED: Final = "application/octet-stream"
 """What many clients send with bytes when nobody told them a type."""
 
 
 async def read_json_body(request: Request, *, limit: int) -> bytes:
-    """Read the raw body, of at most `limit` bytes, and stop reading once it is larger.
+    """Read a raw JSON body, of at most `limit` bytes.
+
+    Raises:
+        ApiError: BODY_TOO_LARGE, BODY_TOO_SLOW or UNSUPPORTED_MEDIA_TYPE.
+    """
+    body, _ = await read_body(request, limit=limit, accepted=(JSON,))
+    return body
+
+
+async def read_body(request: Request, *, limit: int, accepted: Collection[str]) -> tuple[bytes, str]:
+    """Read the raw body, of at most `limit` bytes, and its media type; stop reading once it is larger.
 
     A body whose sender states no type is read as JSON; what web forms may send anywhere is refused.
 
@@ -35,9 +47,11 @@ async def read_json_body(request: Request, *, limit: int) -> bytes:
             ErrorCode.BODY_TOO_SLOW, f"The limit is {BODY_TIMEOUT_S:.0f} s.", headers={"Connection": "close"}
         ) from error
     media_type = request.headers.get("content-type", UNSTATED).partition(";")[0].strip().lower()
-    if media_type not in (UNSTATED, "application/json"):
+    if media_type == UNSTATED:
+        media_type = JSON
+    if media_type not in accepted:
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type[:100]}.")
-    return bytes(body)
+    return bytes(body), media_type
 
 
 def _too_large(limit: int) -> ApiError:

@@ -19,9 +19,12 @@ from app.api.responses import AnswerModel
 from app.api.runtime import caller, runtime_of
 from app.api.schemas import RequestModel, Time, printable
 from app.db.events import RecordedEvent, find_ticket, record_event
-from app.db.vocabulary import Scope
+from app.db.labels import Result
+from app.db.queries import list_events
+from app.db.vocabulary import NotedEvent, Scope
 from app.domain.document import utc_text
 from app.domain.lifecycle import Event, EventKind, ExitReason, Phase, Progress, Refusal, missing_fields
+from app.domain.outcome import OutcomeClass
 
 MAX_AMOUNT: Final = 10**13
 EXAMPLE: Final[dict[str, Any]] = {
@@ -135,13 +138,29 @@ class TicketOut(AnswerModel):
     stop_placed: bool
 
 
+class ResultOut(AnswerModel):
+    """What a closed trade brought: in R (units of L + C, net) and in dollars, beside the EV_R that it was given.
+
+    A win is that the target was reached, for that is what `p_win` foretold.
+    """
+
+    outcome: OutcomeClass
+    r_multiple: str
+    predicted_ev_r: str | None
+    holding_s: int | None
+    exit_at: datetime
+    realized_usd: str | None
+    fees_usd: str | None
+
+
 class EventResponse(AnswerModel):
-    """An event that counts; `recorded_at` is the time of the database."""
+    """An event that counts; `recorded_at` is the time of the database, `result` null until the trade is closed."""
 
     decision_id: UUID
     recorded_at: datetime
     event: EventOut
     ticket: TicketOut
+    result: ResultOut | None
 
 
 @router.post(
@@ -197,9 +216,61 @@ async def report(request: Request, identity: Annotated[Identity, caller(Scope.RE
     phase = outcome.progress.phase
     log.info("event", decision_id=str(decision_id), kind=event.kind, phase=phase, repeated=outcome.repeated)
     return Response(
-        orjson.dumps(_document(decision_id, outcome), default=_plain),
+        orjson.dumps(_document(decision_id, outcome), default=plain),
         status_code=200 if outcome.repeated else 201,
         media_type="application/json",
+    )
+
+
+class NotedEventOut(AnswerModel):
+    """An event as it was told or noted: `body` is what told it, `outcome` and `model_*` are the service's own."""
+
+    event_id: str
+    event: EventKind | NotedEvent
+    at: datetime
+    recorded_at: datetime
+    body: Any
+
+
+class EventListResponse(AnswerModel):
+    """All events of a decision, in the order of their arrival."""
+
+    decision_id: UUID
+    events: list[NotedEventOut]
+
+
+@router.get(
+    "/decisions/{decision_id}/events",
+    name="events",
+    response_class=Response,
+    responses=answers(
+        {"model": EventListResponse},
+        ErrorCode.VALIDATION_ERROR,
+        ErrorCode.UNAUTHENTICATED,
+        ErrorCode.FORBIDDEN,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.STORE_UNAVAILABLE,
+    ),
+    openapi_extra=BEARER,
+)
+async def events(request: Request, identity: Annotated[Identity, caller(Scope.READ)], decision_id: UUID) -> Response:
+    """List what was reported of a decision, and what the service noted of it: outcomes, and how a reply ended."""
+    runtime = runtime_of(request)
+    ticket = await find_ticket(runtime.pool, decision_id)
+    if ticket is None or not identity.may_see(ticket.account_id):
+        raise ApiError(ErrorCode.NOT_FOUND, f"No decision {decision_id}.")
+    listed = [
+        {
+            "event_id": event.event_id,
+            "event": event.event,
+            "at": utc_text(event.at),
+            "recorded_at": utc_text(event.recorded_at),
+            "body": orjson.Fragment(event.body),
+        }
+        for event in await list_events(runtime.pool, decision_id)
+    ]
+    return Response(
+        orjson.dumps({"decision_id": decision_id, "events": listed}, default=plain), media_type="application/json"
     )
 
 
@@ -221,6 +292,21 @@ def _document(decision_id: UUID, recorded: RecordedEvent) -> dict[str, Any]:
             "corrects": event.corrects,
         },
         "ticket": ticket_document(progress),
+        "result": None if recorded.result is None else result_document(recorded.result),
+    }
+
+
+def result_document(result: Result) -> dict[str, Any]:
+    """Write what a closed trade brought."""
+    outcome = result.outcome
+    return {
+        "outcome": outcome.outcome,
+        "r_multiple": outcome.r_multiple,
+        "predicted_ev_r": result.predicted_r,
+        "holding_s": outcome.holding_s,
+        "exit_at": utc_text(outcome.exit_at),
+        "realized_usd": outcome.realized_usd,
+        "fees_usd": outcome.fees_usd,
     }
 
 
@@ -236,7 +322,7 @@ def ticket_document(progress: Progress) -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Write money as text, so that no float rounds it."""
     if isinstance(value, Decimal):
         return format(value, "f")

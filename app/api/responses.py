@@ -13,6 +13,7 @@ from app.api.examples import DECIDE_RESPONSE
 from app.domain.account import AccountMode
 from app.domain.gates import GateStatus
 from app.domain.proposal import Direction, EntryType, Mode, Setup
+from app.domain.recalibration import CalibratorState
 from app.domain.verdict import Side, Verdict
 
 Money = Annotated[str, Field(pattern=r"^-?\d+\.\d{2}$")]
@@ -112,6 +113,16 @@ class SizingOut(AnswerModel):
     atr_multiple: float
     caps: list[CapOut]
     binding_cap: str
+
+
+class CalibrationOut(AnswerModel):
+    """What the decider's record did: `on` uses `p_win_calibrated`, `shadow` reports it; derated, size stays small."""
+
+    state: CalibratorState
+    calibrator_id: int | None
+    p_win_calibrated: float | None
+    derated: bool
+    reason: str | None
 
 
 class GateOut(AnswerModel):
@@ -230,6 +241,7 @@ class DecisionResponse(AnswerModel):
     proposal: EntryProposalOut | ManageProposalOut | None
     edge: EdgeOut | None
     sizing: SizingOut | None
+    calibration: CalibrationOut
     gates: list[GateOut]
     candidates: list[CandidateOut]
     risk_state: RiskStateOut
@@ -314,6 +326,7 @@ class DecisionRecordResponse(DecisionSummaryOut):
     system_hash: str
     prompt_user: str
     policy_hash: str
+    calibration: dict[str, Any] | None
     attempts: int
     hedged: bool
     input_tokens: int

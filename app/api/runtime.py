@@ -7,8 +7,11 @@ from fastapi import Depends, Request
 
 from app.api.auth import Authenticator, Identity
 from app.db.engine import ConnectionPool
+from app.db.standings import Standings
 from app.db.vocabulary import Scope
+from app.domain.buckets import BucketMap
 from app.domain.policy import Policy
+from app.paper_desk import PaperDesk
 from app.service import DecisionService
 from app.settings import Settings
 from app.telemetry import Metrics
@@ -20,9 +23,12 @@ class Runtime:
 
     settings: Settings
     policy: Policy
+    buckets: BucketMap
     pool: ConnectionPool
     authenticator: Authenticator
+    standings: Standings
     service: DecisionService
+    paper_desk: PaperDesk
     metrics: Metrics
     warnings: tuple[str, ...]
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from app import __version__
-from app.cli import decide, demo, halt, keys, live, migrate, serve, settings
+from app.cli import calibration, decide, demo, halt, keys, live, migrate, serve, settings, targets
 from app.cli.errors import CommandError, ExitCode
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import StoreUnavailable
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tradeverdict {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, serve, migrate, decide, settings, keys, halt, live):
+    for command in (demo, serve, migrate, decide, calibration, settings, targets, keys, halt, live):
         command.add_to(commands)
     options = parser.parse_args(arguments)
     try:

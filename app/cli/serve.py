@@ -15,6 +15,7 @@ from app.cli.arguments import Commands
 from app.cli.connection import PromptProtocol
 from app.cli.database import provided_database
 from app.cli.errors import CommandError, ExitCode
+from app.llm.targets import load_targets
 from app.main import create_app, warnings
 from app.settings import Settings, load_settings, redact_url
 from app.telemetry import configure_logging
@@ -98,9 +99,11 @@ def _announcement(settings: Settings, listener: socket.socket) -> str:
 
 
 def describe_decider(settings: Settings) -> str:
-    """Say who proposes, and over which address."""
+    """Say who proposes, and over which address or which targets."""
     if not settings.uses_anthropic:
         return "decider rules"
+    if settings.model_targets_file is not None:
+        return "decider anthropic: " + ", then ".join(f"{item.name} ({item.model})" for item in load_targets(settings))
     where = redact_url(settings.anthropic_base_url) if settings.anthropic_base_url else "the SDK's own address"
     return f"decider anthropic ({settings.anthropic_model}) over {where}"
 

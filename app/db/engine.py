@@ -72,7 +72,9 @@ class ConnectionPool:
                 try:
                     yield connection
                 except BaseException:
-                    connection.terminate()
+                    # One that the server cut before has left the pool, and what happened here must not be lost.
+                    with suppress(asyncpg.InterfaceError):
+                        connection.terminate()
                     raise
 
     @asynccontextmanager

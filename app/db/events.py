@@ -16,6 +16,7 @@ import asyncpg
 
 from app.db.engine import Connection, ConnectionPool
 from app.db.halts import set_halt_in
+from app.db.labels import Result, executed_result
 from app.db.locks import lock_account, lock_for_gating
 from app.db.vocabulary import ReleaseReason
 from app.domain.account import AccountMode, HaltState
@@ -109,12 +110,16 @@ class StoredTicket:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedEvent:
-    """Hold an event that counts, and how far its ticket had come with it; `repeated` when it was known."""
+    """Hold an event that counts, and how far its ticket had come with it; `repeated` when it was known.
+
+    `result` is what the trade had brought with it, None while it was open.
+    """
 
     event: Event
     recorded_at: datetime
     progress: Progress
     repeated: bool
+    result: Result | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +182,15 @@ async def record_event_in(
     if known is not None and history[known] != event:
         return Refusal(reason=RefusalReason.CONFLICT, field="event_id", detail="was used before, for another event")
     if known is not None:
-        progress = follow(issued, history[: known + 1])
-        return RecordedEvent(event=event, recorded_at=rows[known]["recorded_at"], progress=progress, repeated=True)
+        then = history[: known + 1]
+        progress, result = follow(issued, then), None
+        if progress.closed:
+            result = await executed_result(
+                connection, decision_id=ticket.decision_id, quantity=issued.quantity, events=then, label=False
+            )
+        return RecordedEvent(
+            event=event, recorded_at=rows[known]["recorded_at"], progress=progress, repeated=True, result=result
+        )
     moment = await connection.fetchrow(_READ_MOMENT, ticket.account_id)
     assert moment is not None  # noqa: S101 (a SELECT without FROM)
     halt = None if moment["halt"] is None else HaltState(moment["halt"])
@@ -193,7 +205,12 @@ async def record_event_in(
         *(event.fees, event.exit_reason, event.realized_pnl, event.corrects),
         *_reservation(issued, event=event, before=before, after=after),
     )
-    return RecordedEvent(event=event, recorded_at=recorded_at, progress=after, repeated=False)
+    result = None
+    if after.closed:  # by this event, or it corrects what came before
+        result = await executed_result(
+            connection, decision_id=ticket.decision_id, quantity=issued.quantity, events=(*history, event)
+        )
+    return RecordedEvent(event=event, recorded_at=recorded_at, progress=after, repeated=False, result=result)
 
 
 async def halt_unprotected(pool: ConnectionPool) -> list[UnprotectedFill]:

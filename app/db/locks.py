@@ -12,6 +12,8 @@ from app.db.engine import Connection
 
 MIGRATION_LOCK: Final = 0x7452_6144_0001
 EVERY_ACCOUNT_LOCK: Final = 0x7452_6144_0002
+LABEL_LOCK: Final = 0x7452_6144_0003
+CALIBRATION_LOCK: Final = 0x7452_6144_0004
 
 # `ON CONFLICT DO UPDATE` locks the row even where its WHERE is false, and then writes nothing: this makes the
 # row or locks it in one statement. (DO NOTHING followed by SELECT FOR UPDATE would not see a row that another
@@ -43,3 +45,9 @@ async def lock_account(connection: Connection, *, account_id: str) -> None:
 async def lock_every_account(connection: Connection) -> None:
     """Hold off every decision until the transaction ends."""
     await connection.execute("SELECT pg_advisory_xact_lock($1)", EVERY_ACCOUNT_LOCK)
+
+
+async def become_calibration_writer(connection: Connection) -> bool:
+    """Try to be the one session that writes calibration metrics and calibrators; it is for as long as it lives."""
+    held: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", CALIBRATION_LOCK)
+    return held

@@ -8,14 +8,15 @@ lock and read in the same breath would miss the reservation of the decision it w
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Final
 
 from app.db.account_state import read_account_state, state_to_json
 from app.db.engine import Connection, ConnectionPool
 from app.db.locks import lock_for_gating
-from app.db.records import AccountMark, DecisionRecord, NewReservation, PolicyText, PromptTexts
+from app.db.records import AccountMark, DecisionRecord, NewForecast, NewReservation, PolicyText, PromptTexts
 from app.db.vocabulary import StoredTextKind
 from app.domain.account import AccountMode, AccountState
 
@@ -23,6 +24,21 @@ _DECISION: Final = tuple(field.name for field in fields(DecisionRecord))
 _OF_DECISION: Final = ("decision_id", "account_id", "mode")
 _MARK: Final = (*_OF_DECISION, "as_of", "approved_entry", *(field.name for field in fields(AccountMark)))
 _RESERVATION: Final = (*_OF_DECISION, "created_at", *(field.name for field in fields(NewReservation)))
+_OF_FORECAST: Final = (
+    *_OF_DECISION,
+    *("as_of", "decider", "prompt_hash", "setup", "symbol", "direction", "verdict", "blocked_by", "conviction"),
+)
+_FORECAST: Final = (*_OF_FORECAST, *(field.name for field in fields(NewForecast)))
+_COUNT: Final = ("day", "account_id", "decider", "action", "verdict", "reason_code", "decisions")
+_COUNT_DECISION: Final = """
+ON CONFLICT (day, account_id, decider, action, verdict, reason_code)
+DO UPDATE SET decisions = decision_counts.decisions + 1
+"""
+_COUNT_BLOCKS: Final = """
+INSERT INTO gate_sums (day, account_id, decider, code, blocked)
+SELECT $1, $2, $3, code, 1 FROM (SELECT DISTINCT unnest($4::text[])) AS block (code)
+ON CONFLICT (day, account_id, decider, code) DO UPDATE SET blocked = gate_sums.blocked + 1
+"""
 
 # Text, in columns that are no JSON, which strangers wrote or had a hand in.
 _FOREIGN_TEXT: Final = ("raw_reply", "prompt_user", "model", "stop_reason", "model_request_id", "request_id")
@@ -33,11 +49,28 @@ def _insert(table: str, columns: tuple[str, ...], *, after: int) -> str:
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({placeholders})"  # noqa: S608 (constants only)
 
 
-_INSERT_DECISION: Final = _insert("llm_decisions", _DECISION, after=0)
-_INSERT_MARK: Final = _insert("account_marks", _MARK, after=len(_DECISION))
-_INSERT_RESERVATION: Final = _insert("reservations", _RESERVATION, after=len(_DECISION) + len(_MARK))
-_RECORD: Final = f"WITH decision AS ({_INSERT_DECISION}) {_INSERT_MARK}"
-_RECORD_AND_RESERVE: Final = f"WITH decision AS ({_INSERT_DECISION}), mark AS ({_INSERT_MARK}) {_INSERT_RESERVATION}"
+# What one decision writes, in this order; each row is there or not, and all of it is one statement.
+_ROWS: Final = {
+    "llm_decisions": _DECISION,
+    "account_marks": _MARK,
+    "reservations": _RESERVATION,
+    "forecasts": _FORECAST,
+    "decision_counts": _COUNT,
+}
+
+
+@cache
+def _record_statement(tables: tuple[str, ...]) -> str:
+    """Insert a row into each of these tables, the last one in the main statement."""
+    inserts: list[str] = []
+    after = 0
+    for table in tables:
+        inserts.append(_insert(table, _ROWS[table], after=after))
+        after += len(_ROWS[table])
+    parts = ", ".join(f"{table}_row AS ({insert})" for table, insert in zip(tables, inserts[:-1], strict=False))
+    return f"WITH {parts} {inserts[-1]} {_COUNT_DECISION}"
+
+
 _INSERT_PROMPT: Final = """
 INSERT INTO prompts (hash, version, kind, body) VALUES ($1, $5, $2, $3), ($4, $5, $6, $7) ON CONFLICT DO NOTHING
 """
@@ -68,8 +101,9 @@ class GatingTransaction:
         prompt: PromptTexts,
         policy: PolicyText,
         reservation: NewReservation | None = None,
+        forecast: NewForecast | None = None,
     ) -> None:
-        """Write a decision, its account mark and what it reserves; and its prompt and policy when new.
+        """Write a decision, its account mark, what it reserves and foretells; and its prompt and policy when new.
 
         What reserves something leaves a mark; a decision without a mark reserves nothing.
 
@@ -81,18 +115,28 @@ class GatingTransaction:
         values[_DECISION.index("state")] = state_to_json(decision.state)
         for column in _FOREIGN_TEXT:
             values[_DECISION.index(column)] = _storable(getattr(decision, column))
-        if mark is None:
-            await self.connection.execute(_INSERT_DECISION, *values)
-            return
+        tables = ["llm_decisions"]
         shared = (decision.decision_id, decision.account_id, decision.mode)
-        values += (*shared, decision.as_of, decision.approved_entry)
-        values += (mark.equity_usd, mark.day_loss_usd, mark.week_loss_usd)
-        if reservation is None:
-            await self.connection.execute(_RECORD, *values)
-            return
-        values += (*shared, decision.decided_at)
-        values += (getattr(reservation, field.name) for field in fields(NewReservation))
-        await self.connection.execute(_RECORD_AND_RESERVE, *values)
+        if mark is not None:
+            tables.append("account_marks")
+            values += (*shared, decision.as_of, decision.approved_entry)
+            values += (mark.equity_usd, mark.day_loss_usd, mark.week_loss_usd)
+        if mark is not None and reservation is not None:
+            tables.append("reservations")
+            values += (*shared, decision.decided_at)
+            values += (getattr(reservation, field.name) for field in fields(NewReservation))
+        if forecast is not None:
+            tables.append("forecasts")
+            values += (getattr(decision, column) for column in _OF_FORECAST)
+            values += (getattr(forecast, field.name) for field in fields(NewForecast))
+        day = decision.as_of.astimezone(UTC).date()
+        tables.append("decision_counts")
+        values += (day, decision.account_id, decision.decider)
+        values += (decision.action, decision.verdict, decision.reason_code or "", 1)
+        await self.connection.execute(_record_statement(tuple(tables)), *values)
+        if forecast is not None and decision.blocked_by:
+            codes = list(decision.blocked_by)
+            await self.connection.execute(_COUNT_BLOCKS, day, decision.account_id, decision.decider, codes)
 
     async def _store_texts(self, prompt: PromptTexts, policy: PolicyText) -> None:
         system_hash = prompt.system_hash

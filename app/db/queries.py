@@ -13,6 +13,7 @@ from app.db.account_state import state_from_json
 from app.db.engine import ConnectionPool
 from app.db.migrate import current_revision
 from app.db.records import DecisionRecord
+from app.db.vocabulary import StoredTextKind
 from app.domain.account import AccountMode
 from app.domain.proposal import Direction, Mode, Setup
 from app.domain.verdict import Verdict
@@ -50,9 +51,54 @@ class DecisionSummary:
     latency_ms: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredPrompt:
+    """Hold a text that prompts are made of; `hash` is its SHA-256."""
+
+    hash: str
+    version: str
+    kind: StoredTextKind
+    body: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionPrompt:
+    """Hold the prompt of one decision: the static part, and the part made for it."""
+
+    account_id: str
+    version: str
+    prompt_hash: str
+    system_hash: str
+    system: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """Hold an event of a decision; `body` is the JSON text that told it."""
+
+    event_id: str
+    event: str
+    at: datetime
+    recorded_at: datetime
+    body: str
+
+
 _SUMMARY: Final = ", ".join(field.name for field in fields(DecisionSummary))
 _RECORD: Final = ", ".join(field.name for field in fields(DecisionRecord))
 _GET: Final = f"SELECT {_RECORD} FROM llm_decisions WHERE decision_id = $1"  # noqa: S608 (constants only)
+_GET_PROMPT: Final = "SELECT hash, version, kind, body, created_at FROM prompts WHERE hash = $1"
+_GET_DECISION_PROMPT: Final = """
+SELECT account_id, template.version, prompt_hash, system_hash, system.body AS system, prompt_user AS user
+FROM llm_decisions AS decision
+JOIN prompts AS template ON template.hash = decision.prompt_hash
+JOIN prompts AS system ON system.hash = decision.system_hash
+WHERE decision_id = $1
+"""
+_LIST_EVENTS: Final = """
+SELECT event_id, event, at, recorded_at, body FROM decision_events WHERE decision_id = $1 ORDER BY sequence
+"""
 _TYPES: Final[Mapping[str, Callable[[Any], object]]] = {
     "mode": AccountMode,
     "action": Mode,
@@ -128,6 +174,39 @@ async def get_decision(pool: ConnectionPool, decision_id: UUID) -> DecisionRecor
     async with pool.connection() as connection:
         row = await connection.fetchrow(_GET, decision_id)
     return None if row is None else DecisionRecord(**_typed(row))
+
+
+async def get_prompt(pool: ConnectionPool, prompt_hash: str) -> StoredPrompt | None:
+    """Read a text that prompts are made of by its hash, or None when there is none.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(_GET_PROMPT, prompt_hash)
+    return None if row is None else StoredPrompt(**{**row, "kind": StoredTextKind(row["kind"])})
+
+
+async def get_decision_prompt(pool: ConnectionPool, decision_id: UUID) -> DecisionPrompt | None:
+    """Read the prompt of a decision, or None when there is no such decision.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(_GET_DECISION_PROMPT, decision_id)
+    return None if row is None else DecisionPrompt(**row)
+
+
+async def list_events(pool: ConnectionPool, decision_id: UUID) -> list[StoredEvent]:
+    """List all that was reported and noted of a decision, in the order of its arrival.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        rows = await connection.fetch(_LIST_EVENTS, decision_id)
+    return [StoredEvent(**row) for row in rows]
 
 
 async def schema_revision(pool: ConnectionPool) -> str | None:

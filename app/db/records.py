@@ -4,11 +4,15 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Final
 from uuid import UUID
 
 from app.domain.account import AccountMode, AccountState
-from app.domain.proposal import Direction, Mode, Setup
+from app.domain.proposal import Direction, EntryType, Mode, Setup
 from app.domain.verdict import Verdict
+
+RULES: Final = "rules"
+"""The decider whose versions are scored as one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class DecisionRecord:
     system_hash: str
     prompt_user: str
     policy_hash: str
+    calibration: str | None
     attempts: int
     hedged: bool
     input_tokens: int
@@ -70,9 +75,39 @@ class DecisionRecord:
     api_key_id: str | None
 
     @property
+    def decider(self) -> str:
+        """Name whose forecasts are scored together: `rules`, or a decider and its model."""
+        return decider_key(name=self.decider_name, model=self.model)
+
+    @property
     def approved_entry(self) -> bool:
         """Tell whether the decision lets its account enter a trade."""
         return self.action is Mode.TRADE and self.verdict in (Verdict.APPROVED, Verdict.RESIZED)
+
+
+def decider_key(*, name: str, model: str | None) -> str:
+    """Name whose forecasts are scored together: `rules`, or a decider and its model."""
+    return name if model is None or name == RULES else f"{name}/{model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewForecast:
+    """Hold what a decision foretold, beside what its record says: exact, and in whole percent.
+
+    The plan's prices and `cost_usd` are dollars per share; `ev_r` is in R, None where the edge was unknown.
+    """
+
+    p_win: float
+    p_win_calibrated: float | None
+    p_win_percent: int
+    p_win_calibrated_percent: int | None
+    ev_r: Decimal | None
+    entry_type: EntryType
+    entry: Decimal
+    stop: Decimal
+    target: Decimal
+    cost_usd: Decimal
+    time_stop_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,10 +41,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP, UUID
 
-from app.db.vocabulary import KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
+from app.db.vocabulary import CANCELLED, PROPOSED, KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
 from app.domain.account import AccountMode, HaltState
 from app.domain.lifecycle import EventKind, ExitReason
-from app.domain.proposal import Direction, Mode, Setup
+from app.domain.outcome import ForecastKind, LabelSource, OutcomeClass
+from app.domain.proposal import Direction, EntryType, Mode, ModelFailure, Setup
+from app.domain.recalibration import CalibratorState
+from app.domain.triple_barrier import PaperState
 from app.domain.verdict import Verdict
 
 metadata = MetaData(
@@ -152,6 +155,8 @@ llm_decisions = Table(
     Column("system_hash", Text, ForeignKey("prompts.hash"), nullable=False),
     Column("prompt_user", Text, nullable=False),
     Column("policy_hash", Text, ForeignKey("policies.hash"), nullable=False),
+    # What the decider's record said of it when the judge ruled: like the state, part of what replays the decision.
+    Column("calibration", JSON),
     Column("attempts", SmallInteger, nullable=False),
     Column("hedged", Boolean, nullable=False),
     Column("input_tokens", Integer, nullable=False),
@@ -463,9 +468,318 @@ decision_events = Table(
         "at",
         postgresql_where=text("event IN ('filled', 'partially_filled')"),
     ),
+    Index("decision_events_outcomes", "sequence", postgresql_where=text("event = 'outcome'")),
 )
 
-APPEND_ONLY: Final = ("prompts", "policies", "llm_decisions", "account_marks", "decision_events")
+
+def _counts_per_class() -> list[Column[Any]]:
+    return [Column(name, BigInteger, nullable=False, server_default=text("0")) for name in OutcomeClass]
+
+
+def _counts(*columns: str) -> list[CheckConstraint]:
+    return [CheckConstraint(f"{column} >= 0", name=column) for column in columns]
+
+
+forecasts = Table(
+    "forecasts",
+    metadata,
+    # What each decision with a candidate foretold, and what came true: the label of the trade as executed, and
+    # that of the same plan on paper. The label columns are what all events and bars say now; each change of them
+    # is also an `outcome` event of its decision. Like the marks, forecasts outlive decisions that retention removes.
+    Column("decision_id", UUID, primary_key=True),
+    Column("account_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    _time("as_of"),
+    Column("day", Date, Computed(_DAY, persisted=True), nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("prompt_hash", Text, nullable=False),
+    Column("setup", Text, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("blocked_by", ARRAY(Text), nullable=False),
+    Column("p_win", Double, nullable=False),
+    Column("p_win_calibrated", Double),
+    Column("p_win_percent", SmallInteger, nullable=False),
+    Column("p_win_calibrated_percent", SmallInteger),
+    Column("conviction", SmallInteger, nullable=False),
+    Column("ev_r", Numeric),
+    # The plan, dollars per share; `cost_usd` is that of the round trip, 0 where it could not be known.
+    Column("entry_type", Text, nullable=False),
+    Column("entry", Numeric, nullable=False),
+    Column("stop", Numeric, nullable=False),
+    Column("target", Numeric, nullable=False),
+    Column("cost_usd", Numeric, nullable=False),
+    _time("time_stop_at"),
+    Column("paper_state", Text, nullable=False, server_default=text("'pending'")),
+    Column("paper_outcome", Text),
+    Column("paper_r", Numeric),
+    _time("paper_entered_at", nullable=True),
+    _time("paper_exit_at", nullable=True),
+    Column("paper_exit_price", Numeric),
+    Column("executed_outcome", Text),
+    Column("executed_r", Numeric),
+    _time("executed_entered_at", nullable=True),
+    _time("executed_exit_at", nullable=True),
+    Column("executed_exit_price", Numeric),
+    Column("realized_usd", Numeric),
+    Column("fees_usd", Numeric),
+    _one_of("mode", AccountMode),
+    _one_of("setup", Setup),
+    _one_of("direction", Direction),
+    _one_of("verdict", Verdict),
+    _one_of("entry_type", EntryType),
+    _one_of("paper_state", PaperState),
+    _one_of("paper_outcome", OutcomeClass),
+    _one_of("executed_outcome", OutcomeClass),
+    CheckConstraint("p_win > 0 AND p_win < 1", name="p_win"),
+    CheckConstraint("p_win_calibrated > 0 AND p_win_calibrated < 1", name="p_win_calibrated"),
+    CheckConstraint("p_win_percent BETWEEN 0 AND 100", name="p_win_percent"),
+    CheckConstraint("p_win_calibrated_percent BETWEEN 0 AND 100", name="p_win_calibrated_percent"),
+    CheckConstraint("conviction BETWEEN 0 AND 100", name="conviction"),
+    _amount("entry", positive=True),
+    _amount("cost_usd"),
+    CheckConstraint("(paper_state = 'resolved') = (paper_outcome IS NOT NULL)", name="paper_resolved"),
+    _all_or_none("paper", "paper_outcome", "paper_r"),
+    _all_or_none("executed", "executed_outcome", "executed_r"),
+    # What bars of a symbol may resolve.
+    Index("forecasts_by_symbol", "symbol", "account_id", "as_of"),
+    Index(
+        "forecasts_pending",
+        "day",
+        "account_id",
+        postgresql_where=text("paper_state = 'pending' AND executed_outcome IS NULL"),
+    ),
+    # Approved although a gate blocked: empty, and counting it shows that it is.
+    Index(
+        "forecasts_breaching",
+        "day",
+        "account_id",
+        postgresql_where=text("verdict IN ('approved', 'resized') AND cardinality(blocked_by) > 0"),
+    ),
+)
+
+calibration_counts = Table(
+    "calibration_counts",
+    metadata,
+    # How many forecasts of each whole percent came to each outcome. Everything that /calibration shows is
+    # computed from here; no decision is read for it.
+    Column("day", Date, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("prompt_hash", Text, nullable=False),
+    Column("setup", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("forecast", Text, nullable=False),
+    Column("percent", SmallInteger, nullable=False),
+    *_counts_per_class(),
+    PrimaryKeyConstraint(
+        "day", "account_id", "decider", "prompt_hash", "setup", "direction", "source", "forecast", "percent"
+    ),
+    _one_of("source", LabelSource),
+    _one_of("forecast", ForecastKind),
+    CheckConstraint("percent BETWEEN 0 AND 100", name="percent"),
+    *_counts(*OutcomeClass),
+)
+
+calibration_daily = Table(
+    "calibration_daily",
+    metadata,
+    # The same counts without account, prompt, setup and direction: what the usual question asks.
+    Column("day", Date, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("forecast", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("percent", SmallInteger, nullable=False),
+    *_counts_per_class(),
+    PrimaryKeyConstraint("day", "source", "forecast", "decider", "percent"),
+    _one_of("source", LabelSource),
+    _one_of("forecast", ForecastKind),
+    CheckConstraint("percent BETWEEN 0 AND 100", name="percent"),
+    *_counts(*OutcomeClass),
+)
+
+outcome_sums = Table(
+    "outcome_sums",
+    metadata,
+    # R multiples, summed per outcome class; `ev` sums the expected values of the `ev_n` forecasts that had one,
+    # `ev_r` what these brought. Numeric, so that sums are exact in whatever order outcomes arrive.
+    Column("day", Date, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("setup", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    *_counts_per_class(),
+    *[Column(f"r_{name}", Numeric, nullable=False, server_default=text("0")) for name in OutcomeClass],
+    Column("r_squares", Numeric, nullable=False, server_default=text("0")),
+    Column("ev_n", BigInteger, nullable=False, server_default=text("0")),
+    Column("ev", Numeric, nullable=False, server_default=text("0")),
+    Column("ev_r", Numeric, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("day", "account_id", "decider", "setup", "direction", "source"),
+    _one_of("source", LabelSource),
+    *_counts(*OutcomeClass, "ev_n"),
+)
+
+gate_sums = Table(
+    "gate_sums",
+    metadata,
+    # How many forecasts each code blocked, how many of them the bars have resolved since, and in what sum of R.
+    Column("day", Date, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("blocked", BigInteger, nullable=False, server_default=text("0")),
+    Column("resolved", BigInteger, nullable=False, server_default=text("0")),
+    Column("won", BigInteger, nullable=False, server_default=text("0")),
+    Column("r", Numeric, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("day", "account_id", "decider", "code"),
+    *_counts("blocked", "resolved", "won"),
+)
+
+decision_counts = Table(
+    "decision_counts",
+    metadata,
+    # How many decisions ended how; `reason_code` is '' where there is none.
+    Column("day", Date, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason_code", Text, nullable=False),
+    Column("decisions", BigInteger, nullable=False),
+    PrimaryKeyConstraint("day", "account_id", "decider", "action", "verdict", "reason_code"),
+    _one_of("action", Mode),
+    _one_of("verdict", Verdict),
+    *_counts("decisions"),
+)
+
+paper_bars = Table(
+    "paper_bars",
+    metadata,
+    # Bars that can resolve a forecast of the account. Of several reports of one bar the first counts.
+    Column("account_id", Text, nullable=False),
+    Column("symbol", Text, nullable=False),
+    Column("interval_s", Integer, nullable=False),
+    _time("t"),
+    Column("o", Numeric, nullable=False),
+    Column("h", Numeric, nullable=False),
+    Column("l", Numeric, nullable=False),
+    Column("c", Numeric, nullable=False),
+    _time("recorded_at", recorded=True),
+    PrimaryKeyConstraint("account_id", "symbol", "interval_s", "t"),
+    CheckConstraint("interval_s > 0", name="interval_s"),
+    CheckConstraint("l > 0 AND l <= least(o, c) AND h >= greatest(o, c) AND h < 'Infinity'", name="prices"),
+)
+
+calibrators = Table(
+    "calibrators",
+    metadata,
+    # Each change of a decider's calibrator, with its reason; the latest row of a decider and prompt is in force.
+    Column("calibrator_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("decider", Text, nullable=False),
+    Column("prompt_hash", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("intercept", Double),
+    Column("slope", Double),
+    # Resolved forecasts when it was fitted, those it was fitted on and those held out; the gain in Brier on the latter.
+    Column("resolved", BigInteger, nullable=False),
+    Column("fitted_on", BigInteger, nullable=False),
+    Column("held_out", BigInteger, nullable=False),
+    Column("gain_brier", Double),
+    Column("gain_z", Double),
+    Column("reason", Text, nullable=False),
+    _time("made_at", recorded=True),
+    _one_of("state", CalibratorState),
+    _all_or_none("map", "intercept", "slope"),
+    CheckConstraint("state = 'off' OR intercept IS NOT NULL", name="map_in_use"),
+    Index("calibrators_in_force", "decider", "prompt_hash", "calibrator_id"),
+)
+
+calibration_metrics = Table(
+    "calibration_metrics",
+    metadata,
+    # Snapshots of a decider's calibration, taken by one writer among all replicas.
+    Column("metrics_id", BigInteger, Identity(always=True), primary_key=True),
+    _time("computed_at", recorded=True),
+    Column("window_days", SmallInteger, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("forecast", Text, nullable=False),
+    Column("resolved", BigInteger, nullable=False),
+    Column("pending", BigInteger, nullable=False),
+    Column("brier", Double),
+    Column("slope", Double),
+    Column("calibration_error", Double),
+    Column("calibration_error_t", Double),
+    Column("e_value", Double),
+    Column("verdict", Text, nullable=False),
+    Column("derated", Boolean, nullable=False),
+    Column("report", JSON, nullable=False),
+    # The last `outcome` event that had been recorded when it was taken.
+    Column("outcome_sequence", BigInteger, nullable=False),
+    _one_of("forecast", ForecastKind),
+    CheckConstraint("window_days > 0", name="window_days"),
+    Index("calibration_metrics_latest", "decider", "window_days", "metrics_id"),
+)
+
+model_calls = Table(
+    "model_calls",
+    metadata,
+    # The ledger: every call of every target, the failed and cancelled ones too. A budget and GET /costs read it.
+    Column("call_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("decision_id", UUID, nullable=False),
+    Column("account_id", Text, nullable=False),
+    Column("api_key_id", Text),
+    Column("decider", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    # Milliseconds after the decider was asked, and from then on.
+    Column("started_ms", Integer, nullable=False),
+    Column("latency_ms", Integer, nullable=False),
+    # `proposal`, `cancelled`, or the code of its failure.
+    Column("outcome", Text, nullable=False),
+    Column("detail", Text),
+    Column("hedged", Boolean, nullable=False),
+    Column("cancelled", Boolean, nullable=False),
+    Column("status", SmallInteger),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cache_read_tokens", Integer, nullable=False),
+    Column("cache_write_tokens", Integer, nullable=False),
+    Column("cost_usd", Numeric, nullable=False),
+    # Whether a price is known, and whether the tokens are our estimate: a call that was cut off never says.
+    Column("priced", Boolean, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("request_id", Text),
+    Column("stop_reason", Text),
+    _time("recorded_at", recorded=True),
+    _one_of("outcome", (*ModelFailure, PROPOSED, CANCELLED)),
+    *_counts("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
+    _amount("cost_usd"),
+    Index("model_calls_by_decision", "decision_id"),
+    Index("model_calls_by_time", "recorded_at"),
+    Index(
+        "model_calls_by_cost",
+        "api_key_id",
+        "recorded_at",
+        postgresql_include=["cost_usd"],
+        postgresql_where=text("cost_usd > 0"),
+    ),
+)
+
+APPEND_ONLY: Final = (
+    "prompts",
+    "policies",
+    "llm_decisions",
+    "account_marks",
+    "decision_events",
+    "calibrators",
+    "calibration_metrics",
+    "model_calls",
+)
+
+_PER_CLASS: Final = tuple(str(name) for name in OutcomeClass)
 
 UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "accounts": ("created_at",),  # never changed: locking a row asks for the right to update it
@@ -484,4 +798,24 @@ UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "live_confirmations": ("revoked_at", "revoked_by"),
     "idempotency_keys": ("state", "fence", "lease_until", "decision_id", "finished_at"),
     "rate_windows": ("started_at", "requests"),
+    "forecasts": (
+        "paper_state",
+        "paper_outcome",
+        "paper_r",
+        "paper_entered_at",
+        "paper_exit_at",
+        "paper_exit_price",
+        "executed_outcome",
+        "executed_r",
+        "executed_entered_at",
+        "executed_exit_at",
+        "executed_exit_price",
+        "realized_usd",
+        "fees_usd",
+    ),
+    "calibration_counts": _PER_CLASS,
+    "calibration_daily": _PER_CLASS,
+    "outcome_sums": (*_PER_CLASS, *(f"r_{name}" for name in _PER_CLASS), "r_squares", "ev_n", "ev", "ev_r"),
+    "gate_sums": ("blocked", "resolved", "won", "r"),
+    "decision_counts": ("decisions",),
 }

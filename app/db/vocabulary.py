@@ -1,6 +1,11 @@
 """Name what only the store distinguishes. Each is text with a CHECK in the tables."""
 
 from enum import StrEnum
+from typing import Final
+
+PROPOSED: Final = "proposal"
+CANCELLED: Final = "cancelled"
+"""How a model call can end besides the codes of ModelFailure."""
 
 
 class ReleaseReason(StrEnum):
@@ -18,6 +23,7 @@ class NotedEvent(StrEnum):
     RESERVATION_EXPIRED = "reservation_expired"
     MODEL_REPLY = "model_reply"
     MODEL_USAGE = "model_usage"
+    OUTCOME = "outcome"
 
 
 class Scope(StrEnum):

@@ -89,6 +89,7 @@ def decision_document(
         "proposal": proposal_document(judgement.candidate or judgement.manage),
         "edge": None if judgement.edge is None else edge_document(judgement.edge),
         "sizing": None if judgement.sizing is None else sizing_document(judgement.sizing),
+        "calibration": calibration_document(judgement),
         "gates": [gate_document(gate) for gate in judgement.gates],
         "candidates": [
             {
@@ -200,6 +201,18 @@ def sizing_document(sizing: Sizing) -> Json:
         "atr_multiple": finite(sizing.atr_multiple),
         "caps": [{"cap": cap.cap, "max_quantity": cap.max_quantity} for cap in sizing.caps],
         "binding_cap": sizing.binding_cap,
+    }
+
+
+def calibration_document(judgement: Judgement) -> Json:
+    """Write what the decider's record did: the calibrator's state, the p_win it gives, and any derating."""
+    standing, p_win = judgement.calibration, judgement.p_win_calibrated
+    return {
+        "state": standing.state.value,
+        "calibrator_id": standing.calibrator_id,
+        "p_win_calibrated": None if p_win is None else finite(p_win),
+        "derated": standing.derated,
+        "reason": standing.reason,
     }
 
 

@@ -1,9 +1,11 @@
 """Measure what an account already risks and holds: positions at mark, and every live reservation."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Context, Decimal, localcontext
+from enum import StrEnum
+from typing import Final
 
 from app.domain.account import ZERO, Account, AccountState, PeriodLoss, Position, period_loss
 from app.domain.market import MarketView
@@ -125,3 +127,200 @@ def _buckets_of(position: Position, *, market: MarketView, state: AccountState) 
         return approved
     view = market.symbol(position.symbol)
     return view.buckets if view else market.bucket_map.of(position.symbol)
+
+
+class ExposureStatus(StrEnum):
+    """Say whether an exposure is inside its limit; exactly at the limit is."""
+
+    WITHIN = "within"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Hold one marked position, and what it counts in: signed shares and dollars per share, both not 0."""
+
+    symbol: str
+    quantity: Decimal
+    mark: Decimal
+    buckets: tuple[str, ...]
+
+    @property
+    def value_usd(self) -> Decimal:
+        """Give its gross value."""
+        return self.mark * abs(self.quantity)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitUse:
+    """Hold a gross exposure beside its limit, dollars, and what the suggestions would leave of it."""
+
+    name: str
+    exposure_usd: Decimal
+    limit_usd: Decimal
+    after_usd: Decimal
+
+    @property
+    def reduce_by_usd(self) -> Decimal:
+        """Give by how much the exposure is above its limit."""
+        return max(ZERO, self.exposure_usd - self.limit_usd)
+
+    @property
+    def status(self) -> ExposureStatus:
+        """Say whether the exposure is inside its limit now."""
+        return ExposureStatus.OVER if self.exposure_usd > self.limit_usd else ExposureStatus.WITHIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reduction:
+    """Suggest to close shares of one position: whole ones, or all of it with its fraction of a share.
+
+    `limits` names the exceeded limits that the position counts in: `symbol_exposure`, `bucket:<name>` and
+    `leverage`, as the caps of a size are named. `left` is signed, as positions are.
+    """
+
+    symbol: str
+    direction: Direction
+    quantity: Decimal
+    value_usd: Decimal
+    left: Decimal
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebalancing:
+    """Hold what a portfolio is exposed to, and the fewest reductions found that bring it inside every limit."""
+
+    gross: LimitUse
+    by_symbol: tuple[LimitUse, ...]
+    by_bucket: tuple[LimitUse, ...]
+    reductions: tuple[Reduction, ...]
+
+
+SYMBOL_LIMIT: Final = "symbol_exposure"
+LEVERAGE_LIMIT: Final = "leverage"
+BUCKET_LIMIT: Final = "bucket:"
+_EXACT: Final = Context(prec=100)
+"""Any sum of products of two numbers that a request may hold is exact in this, or beyond what a share is worth."""
+
+
+def rebalance(*, holdings: Sequence[Holding], equity: Decimal, policy: Policy) -> Rebalancing:
+    """Set a portfolio beside its limits and suggest what to reduce; the same portfolio gets the same answer.
+
+    First each symbol that is above its own limit comes down to it: nothing else can. Then, while a bucket or the
+    leverage is exceeded, the position that counts in the most exceeded limits gives (of equals the one of which most
+    is left, then by symbol) as much as the least exceeded of them needs, so that a dollar sold counts more than
+    once where it can. Last, every reduction is cut to the fewest shares that the others leave it. What results
+    exceeds no limit, and none of it is too much by a share.
+
+    Symbols and buckets of the answer are in alphabetical order. At most one holding has each symbol.
+    """
+    with localcontext(_EXACT):
+        return _Portfolio(holdings=holdings, equity=equity, policy=policy).rebalanced()
+
+
+class _Portfolio:
+    """Work out reductions on what is left of each position."""
+
+    def __init__(self, *, holdings: Sequence[Holding], equity: Decimal, policy: Policy) -> None:
+        self._holdings = sorted(holdings, key=lambda holding: holding.symbol)
+        self._left = {holding.symbol: abs(holding.quantity) for holding in self._holdings}
+        self._limits = {LEVERAGE_LIMIT: policy.max_leverage * equity}
+        self._exposure = {LEVERAGE_LIMIT: ZERO}
+        self._members = {
+            holding.symbol: (
+                _symbol_limit(holding.symbol),
+                *(BUCKET_LIMIT + bucket for bucket in holding.buckets),
+                LEVERAGE_LIMIT,
+            )
+            for holding in self._holdings
+        }
+        for holding in self._holdings:
+            for limit in self._members[holding.symbol]:
+                self._exposure[limit] = self._exposure.get(limit, ZERO) + holding.value_usd
+            self._limits[_symbol_limit(holding.symbol)] = policy.max_symbol_exposure_pct * equity
+            self._limits |= {
+                BUCKET_LIMIT + bucket: policy.max_bucket_exposure_pct * equity for bucket in holding.buckets
+            }
+
+    def rebalanced(self) -> Rebalancing:
+        before = dict(self._exposure)
+        for holding in self._holdings:
+            self._give(holding, self._excess(_symbol_limit(holding.symbol)))
+        while exceeded := {limit for limit in self._limits if self._excess(limit) > 0}:
+            giver = min(
+                (holding for holding in self._holdings if self._left[holding.symbol]),
+                key=lambda holding: (
+                    -len(exceeded.intersection(self._members[holding.symbol])),
+                    -self._left[holding.symbol] * holding.mark,
+                    holding.symbol,
+                ),
+            )
+            self._give(giver, min(self._excess(limit) for limit in exceeded.intersection(self._members[giver.symbol])))
+        for holding in self._holdings:
+            self._take_back(holding)
+        uses = [
+            LimitUse(name=name, exposure_usd=before[name], limit_usd=limit, after_usd=self._exposure[name])
+            for name, limit in sorted(self._limits.items())
+        ]
+        return Rebalancing(
+            gross=next(use for use in uses if use.name == LEVERAGE_LIMIT),
+            by_symbol=_named(uses, prefix=_symbol_limit("")),
+            by_bucket=_named(uses, prefix=BUCKET_LIMIT),
+            reductions=tuple(
+                self._reduction(holding, over={use.name for use in uses if use.status is ExposureStatus.OVER})
+                for holding in self._holdings
+                if self._left[holding.symbol] < abs(holding.quantity)
+            ),
+        )
+
+    def _excess(self, limit: str) -> Decimal:
+        return self._exposure[limit] - self._limits[limit]
+
+    def _give(self, holding: Holding, excess: Decimal) -> None:
+        """Reduce a position by the fewest shares that are worth the excess."""
+        left = self._left[holding.symbol]
+        self._leave(holding, left - _shares_worth(excess, mark=holding.mark, held=left))
+
+    def _take_back(self, holding: Holding) -> None:
+        """Keep as many shares of a position as every limit allows, given what is left of the others."""
+        held = abs(holding.quantity)
+        own = self._left[holding.symbol] * holding.mark
+        excess = max(self._excess(limit) for limit in self._members[holding.symbol]) - own + holding.value_usd
+        self._leave(holding, held - _shares_worth(excess, mark=holding.mark, held=held))
+
+    def _leave(self, holding: Holding, quantity: Decimal) -> None:
+        change = (quantity - self._left[holding.symbol]) * holding.mark
+        self._left[holding.symbol] = quantity
+        for limit in self._members[holding.symbol]:
+            self._exposure[limit] += change
+
+    def _reduction(self, holding: Holding, *, over: Collection[str]) -> Reduction:
+        left = self._left[holding.symbol]
+        closed = abs(holding.quantity) - left
+        return Reduction(
+            symbol=holding.symbol,
+            direction=Direction.LONG if holding.quantity > 0 else Direction.SHORT,
+            quantity=closed,
+            value_usd=closed * holding.mark,
+            left=left.copy_sign(holding.quantity),
+            limits=tuple(limit.partition("/")[0] for limit in self._members[holding.symbol] if limit in over),
+        )
+
+
+def _symbol_limit(symbol: str) -> str:
+    return f"{SYMBOL_LIMIT}/{symbol}"
+
+
+def _named(uses: Iterable[LimitUse], *, prefix: str) -> tuple[LimitUse, ...]:
+    return tuple(replace(use, name=use.name.removeprefix(prefix)) for use in uses if use.name.startswith(prefix))
+
+
+def _shares_worth(excess: Decimal, *, mark: Decimal, held: Decimal) -> Decimal:
+    """Give the fewest whole shares worth at least the excess, or all that are held where that takes a fraction."""
+    if excess <= 0:
+        return ZERO
+    if excess >= held * mark:
+        return held
+    whole, rest = divmod(excess, mark)
+    return min(held, whole + 1 if rest else whole)

@@ -198,7 +198,7 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
             clean.append(bar)
         else:
             dropped[fault] += 1
-    interval = _interval(clean)
+    interval = bar_interval(clean)
     if interval < ONE_DAY:
         complete = [bar for bar in clean if bar.t + interval <= as_of]
     else:
@@ -212,7 +212,7 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
     return tuple(complete), dropped
 
 
-def _interval(bars: Sequence[Bar]) -> timedelta:
+def bar_interval(bars: Sequence[Bar]) -> timedelta:
     """Give the most frequent distance between bars; of equally frequent ones the shortest."""
     gaps = Counter(after.t - before.t for before, after in pairwise(bars))
     return max(gaps, key=lambda gap: (gaps[gap], -gap), default=ONE_DAY)

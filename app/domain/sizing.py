@@ -2,7 +2,8 @@
 
 D = max(|entry - stop| + C without impact, ATR multiple x ATR), dollars per share: the wider of the technical
 stop with its costs and the volatility stop, so that neither a tight stop nor a wide spread inflates the size.
-risk_bps = min(PER_TRADE_RISK_BPS x band multiplier x regime, 10000 x KELLY_FRACTION x Kelly).
+risk_bps = min(PER_TRADE_RISK_BPS x band multiplier x regime, 10000 x KELLY_FRACTION x Kelly); for a derated decider
+the band multiplier is at most the lowest of the level.
 Notional caps divide by N = max(entry, mid). Room that cannot be known is no room.
 """
 
@@ -77,13 +78,14 @@ def atr_multiple(*, setup: Setup, policy: Policy) -> Decimal:
     return policy.atr_mult_reversion if setup is Setup.MEAN_REVERSION else policy.atr_mult_trend
 
 
-def risk_budget_bps(*, candidate: Candidate, policy: Policy, regime: Regime | None, kelly_fraction: Decimal) -> Decimal:
+def risk_budget_bps(
+    *, candidate: Candidate, policy: Policy, regime: Regime | None, kelly_fraction: Decimal, derated: bool
+) -> Decimal:
     """Give the risk budget of one entry in basis points of equity; the Kelly cap uses costs without impact."""
-    budget = (
-        policy.per_trade_risk_bps
-        * policy.size_multiplier(conviction=candidate.conviction)
-        * regime_multiplier(regime=regime, long=candidate.is_long)
-    )
+    multiplier = policy.size_multiplier(conviction=candidate.conviction)
+    if derated:
+        multiplier = min(multiplier, policy.level.multipliers[0])
+    budget = policy.per_trade_risk_bps * multiplier * regime_multiplier(regime=regime, long=candidate.is_long)
     return min(budget, BPS * policy.kelly_fraction * max(ZERO, kelly_fraction))
 
 
@@ -113,11 +115,14 @@ def size_entry(
     exposure: Exposure,
     policy: Policy,
     regime: Regime | None,
+    derated: bool,
 ) -> Sizing:
     """Size an entry whose inputs are all known; caps come in the rulebook's order."""
     multiple = atr_multiple(setup=candidate.setup, policy=policy)
     per_share = max(abs(entry - stop) + cost_without_impact, multiple * atr)
-    risk_bps = risk_budget_bps(candidate=candidate, policy=policy, regime=regime, kelly_fraction=kelly_fraction)
+    risk_bps = risk_budget_bps(
+        candidate=candidate, policy=policy, regime=regime, kelly_fraction=kelly_fraction, derated=derated
+    )
     unit = max(entry, view.mid)
     known = not exposure.unmarked
     wide = notional_rooms(account=account, exposure=exposure, policy=policy)

@@ -51,8 +51,8 @@ from app.domain.proposal import (
     candidate_fault,
     manage_fault,
 )
-from app.domain.recalibration import PlattCalibrator
 from app.domain.sizing import EntryBounds, Sizing, notional_rooms, size_entry
+from app.domain.standing import UNCALIBRATED, SizingStanding
 
 MODEL_NEUTRAL: Final = "MODEL_NEUTRAL"
 CENT: Final = Decimal("0.01")
@@ -159,6 +159,8 @@ class Judgement:
 
     `candidate` (entries) or `manage` (exits and adjusts) is what was judged; both are None when there was
     nothing to judge. `reason_code` is the first blocking gate's code, a MODEL_ code, or None when approved.
+    `calibration` is what the decider's record did to this judgement; `p_win_calibrated` is the candidate's p_win
+    as its calibrator maps it, used or not: None without a candidate or with the calibrator off.
     `reserved_*` is what an approval holds in the store until it is released.
     """
 
@@ -173,6 +175,8 @@ class Judgement:
     ticket: Ticket | None
     edge: Edge | None
     sizing: Sizing | None
+    calibration: SizingStanding
+    p_win_calibrated: Decimal | None
     gates: tuple[GateResult, ...]
     candidates: tuple[CandidateSummary, ...]
     risk_state: RiskState
@@ -201,12 +205,13 @@ def judge(
     state: AccountState,
     policy: Policy,
     decider_serves_live: bool = True,
-    calibrator: PlattCalibrator | None = None,
+    calibration: SizingStanding = UNCALIBRATED,
 ) -> Judgement:
     """Judge one reply against the market, the account and the policy; the clock is `state.now`.
 
-    Pure: the same arguments always give the same judgement. `calibrator` maps the decider's p_win when one is
-    active for it.
+    Pure: the same arguments always give the same judgement. `calibration` is the decider's record: while its
+    calibrator is on, edge, size and gates use the p_win it gives; while it is derated, no entry earns more than
+    the lowest size multiplier of its level.
     """
     exposure = measure_exposure(account=account, market=market, state=state)
     court = _Court(
@@ -216,7 +221,7 @@ def judge(
         state=state,
         policy=policy,
         decider_serves_live=decider_serves_live,
-        calibrator=calibrator,
+        calibration=calibration,
         exposure=exposure,
     )
     if isinstance(outcome, ModelFailure):
@@ -306,7 +311,7 @@ class _Court:
     state: AccountState
     policy: Policy
     decider_serves_live: bool
-    calibrator: PlattCalibrator | None
+    calibration: SizingStanding
     exposure: Exposure
 
     # --- entries -------------------------------------------------------------------------------------
@@ -363,7 +368,7 @@ class _Court:
             state=self.state,
             policy=self.policy,
             decider_serves_live=self.decider_serves_live,
-            calibrated=self.calibrator is not None,
+            calibrated=self.calibration.active,
             proposal_fault=proposal_fault,
             exposure=self.exposure,
             reduces=False,
@@ -387,7 +392,8 @@ class _Court:
         if view.atr is None or view.spread_pct is None or view.adv is None or shares is None:
             return None, None
         p_raw = candidate.p_win_pct / PERCENT
-        p_win = p_raw if self.calibrator is None else self.calibrator.apply(float(p_raw))
+        p_calibrated = self._p_win_calibrated(candidate)
+        p_win = p_calibrated if p_calibrated is not None and self.calibration.active else p_raw
 
         def cost_with(impact: Decimal) -> Decimal:
             return round_trip_cost(
@@ -425,6 +431,7 @@ class _Court:
             exposure=self.exposure,
             policy=self.policy,
             regime=self.market.regime,
+            derated=self.calibration.derated,
         )
         impact = market_impact(
             quantity=sizing.quantity,
@@ -432,6 +439,11 @@ class _Court:
             volatility=daily_volatility(atr=view.atr, price=view.price),
         )
         return edge_at(cost_with(impact)), sizing
+
+    def _p_win_calibrated(self, candidate: Candidate) -> Decimal | None:
+        """Map the stated p_win where the calibrator is not off and p_win is one that a decider may state."""
+        p_raw = candidate.p_win_pct / PERCENT
+        return self.calibration.calibrated(float(p_raw)) if 0 < p_raw < 1 else None
 
     def _relieve_paralysis(self, judged: Sequence[_Judged]) -> list[_Judged]:
         """Waive the probe minimum for the best candidate that passes every other gate, if it is time."""
@@ -508,7 +520,7 @@ class _Court:
             state=self.state,
             policy=self.policy,
             decider_serves_live=self.decider_serves_live,
-            calibrated=self.calibrator is not None,
+            calibrated=self.calibration.active,
             proposal_fault=fault,
             exposure=self.exposure,
             reduces=True,
@@ -635,6 +647,8 @@ class _Court:
             ticket=ticket,
             edge=edge,
             sizing=sizing,
+            calibration=self.calibration,
+            p_win_calibrated=None if candidate is None else self._p_win_calibrated(candidate),
             gates=gates,
             candidates=candidates,
             risk_state=self._risk_state(),
@@ -676,7 +690,7 @@ class _Court:
             claimed = claimed_risk_reward(candidate.thesis)
             if claimed is not None:
                 claims.append(Claim(field="risk_reward", claimed=claimed, computed=float(edge.risk_reward)))
-            if self.calibrator is not None:
+            if self.calibration.active:
                 claims.append(Claim(field="p_win", claimed=float(edge.p_win_raw), computed=float(edge.p_win)))
         if view is not None:
             claims.extend(view.claims)

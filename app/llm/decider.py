@@ -1,8 +1,9 @@
 """Define what every decider takes and gives back."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Protocol
+from typing import Final, Protocol
 
 from app.domain.account import Account
 from app.domain.market import MarketView
@@ -33,11 +34,46 @@ class DeciderFailure:
     detail: str
 
 
+PROPOSED: Final = "proposal"
+CANCELLED: Final = "cancelled"
+"""How a call can end, besides the codes of ModelFailure; cancelled: another call's reply came first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCall:
+    """Account for one call of one target: when it began (ms after the decider was asked), how it ended, its cost.
+
+    `hedged`: it went out beside a call that was late. `estimated`: the target never said what was used (the call was
+    cut off), so tokens and cost are our estimate. Where `priced` is false no price is known, and `cost_usd` is 0.
+    """
+
+    target: str
+    model: str
+    started_ms: int
+    latency_ms: int
+    outcome: str
+    detail: str | None = None
+    hedged: bool = False
+    cancelled: bool = False
+    status: int | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    priced: bool = True
+    estimated: bool = False
+    request_id: str | None = None
+    stop_reason: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeciderCall:
     """Account for one use of a decider: who answered, how long it took (ms) and what it cost (dollars).
 
-    Where `priced` is false no price is known and `cost_usd` is 0, which then is no figure.
+    Tokens and cost add up all of `calls`, the cancelled and failed ones too; `model`, `target`, `request_id`,
+    `stop_reason` and `raw_reply` are of the call that counted (of the last one, where none did). Where `priced` is
+    false, a price was not known, and `cost_usd` is no figure.
     """
 
     name: str
@@ -56,14 +92,25 @@ class DeciderCall:
     request_id: str | None = None
     stop_reason: str | None = None
     raw_reply: str | None = None
+    target: str | None = None
+    estimated: bool = False
+    calls: tuple[ModelCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Hold what a decider said, or how it failed, and the account of the call."""
+    """Hold what a decider said, or how it failed, and the account of the call.
+
+    `degraded`: the decider that was to propose failed, and its last resort stands in. `rest` is there when the
+    outcome was given before the reply had ended: all that is judged is in it, but the last texts are not. Awaiting
+    it gives the whole reply with the final account; its outcome is a failure where the reply went wrong after all.
+    It never raises for upstream faults, ends by itself within seconds, and need not be awaited.
+    """
 
     outcome: Proposal | DeciderFailure
     call: DeciderCall
+    degraded: bool = False
+    rest: Awaitable["Reply"] | None = None
 
 
 class Decider(Protocol):

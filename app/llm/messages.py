@@ -1,23 +1,24 @@
-"""Ask a model over the Anthropic Messages API, and turn whatever comes back into a Proposal or a MODEL_ code.
+"""Call a target over the Messages API, and turn whatever comes back into a Proposal or a MODEL_ code.
 
 Rules of this file:
-  * one forced call of one tool; the SDK never retries, and one deadline of our own covers the whole call
+  * one call is one request: the SDK never retries, and one deadline of our own covers the whole call
     (the SDK's timeout is per phase: a reply that drips would pass it);
   * nothing in a reply is believed before its type was checked: the SDK does not validate replies, so the body is
-    parsed here, from the bytes that are also kept for the record;
+    parsed here, from the bytes that are also kept for the record, and no more of them than fit a bound;
   * faults of the other side are values, never exceptions; only cancellation passes through;
-  * no secret reaches a detail or a stored reply.
+  * no secret reaches a detail or a stored reply;
+  * what a call cost is known or estimated, whether it succeeded, failed or was cut off.
 
-The SDK is imported when a decider is made: its import takes seconds, and `rules` does not need it.
+A streamed call answers twice: `answered` when everything that is judged has arrived, `ended` when the reply is whole.
 """
 
 import asyncio
-import re
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -27,181 +28,499 @@ from app.domain.market import MarketView
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
-from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
-from app.llm.wire import TOOL_NAME, InvalidReplyError, parse_decision, tool_definition
+from app.llm.clients import make_client, make_http_client
+from app.llm.decider import CANCELLED, PROPOSED, DeciderCall, DeciderFailure, ModelCall, Prompt, Reply
+from app.llm.models import ReplyForm, Thinking, Usage
+from app.llm.reading import LABEL_LIMIT, NOTHING, Reading, failed, failure, read_message, read_parsed
+from app.llm.streaming import EVENT_STREAM, BrokenStreamError, EventReader, StreamedMessage
+from app.llm.targets import Target, TargetKind
+from app.llm.wire import FORMAT_NOTE, TOOL_NAME, decision_schema, judged_alike, tool_definition
 from app.settings import SHORTEST_SECRET
 
 if TYPE_CHECKING:
     import anthropic
 
-DEFAULT_MODEL: Final = "claude-haiku-5-5"
-MAX_TOKENS: Final = 1024
-"""Cap of one reply: three candidates with their theses take about 450 tokens."""
+DECIDER_NAME: Final = "anthropic"
 MAX_CONNECTIONS: Final = 100
-KEEPALIVE_S: Final = 120.0
-"""An idle connection is kept this long (the default of 5 s would cost sparse callers a handshake each time)."""
+MAX_REPLY_BYTES: Final = 8 * 1024 * 1024
+"""What is read of a reply; a real one has a few kilobytes."""
 MAX_RAW_CHARACTERS: Final = 64 * 1024
 """What is kept of a reply's text."""
-MAX_COUNT: Final = 10**9
-"""No call has this many tokens; a usage figure beyond it is no figure."""
-DETAIL_LIMIT: Final = 200
-LABEL_LIMIT: Final = 100
-MILLION: Final = Decimal(1_000_000)
+STALL_S: Final = 0.1
+"""A timeout noticed this much too late is this process's own stall, and no fault of the target."""
+REST_S: Final = 10.0
+"""So long the end of a reply is waited for once its beginning has been judged."""
+DRAIN_S: Final = 0.25
+"""So long the end of a finished stream is waited for, to use its connection again."""
+WARM_S: Final = 30.0
+"""Time for one warming call: the first use of a schema compiles it."""
+TOKENS_PER_CHARACTER: Final = 0.35
+"""A dear guess at how many tokens a prompt has, until the target has told a few times."""
+LEARNING_RATE: Final = 0.2
+PLATFORMS: Final = frozenset({TargetKind.BEDROCK, TargetKind.VERTEX})
+LOW_EFFORT: Final = {"effort": "low"}
+CACHED: Final = {"type": "ephemeral"}
+OVERLOADED: Final = frozenset({503, 529})
+OVERLOADED_ERROR: Final = "overloaded_error"
+"""What says that the same call may well succeed in a moment; so does a retry-after."""
+OF_THE_REQUEST: Final = frozenset({400, 413, 422})
+"""It is this request that was refused; the next one may be welcome."""
 
-STOPPED_AS_ASKED: Final = frozenset({"tool_use", "end_turn"})
-"""Some gateways say end_turn after the call they were forced to make; without our call it is no answer."""
-TRUNCATED: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
+
+def request_parameters(target: Target) -> dict[str, Any]:
+    """Write what is the same in every request to a target."""
+    parameters: dict[str, Any] = {"model": target.model, "max_tokens": target.max_tokens}
+    if target.reply is ReplyForm.FORCED_TOOL:
+        tool = tool_definition(strict=target.strict, streamed=target.stream)
+        parameters["tools"] = [tool | {"eager_input_streaming": True} if target.eager else tool]
+        parameters["tool_choice"] = {"type": "tool", "name": TOOL_NAME, "disable_parallel_tool_use": True}
+    else:
+        schema = decision_schema(strict=target.strict, streamed=target.stream)
+        parameters["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        if target.traits.always_thinks:
+            parameters["output_config"] |= LOW_EFFORT
+    if target.thinking is not Thinking.DEFAULT:
+        parameters["thinking"] = {"type": target.thinking.value}
+    if target.stream:
+        parameters["stream"] = True
+    if target.version is not None and target.kind in PLATFORMS:
+        parameters["extra_body"] = {"anthropic_version": target.version}
+    return parameters
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """Count the tokens of one call; `input` leaves out what the cache read or wrote."""
+class MessagesClient:
+    """Call one target, and keep the way to it warm."""
 
-    input: int = 0
-    output: int = 0
-    cache_read: int = 0
-    cache_write: int = 0
+    def __init__(self, target: Target, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        import anthropic  # noqa: PLC0415 (takes seconds; only deciders that ask a model need it)
+        import httpx2  # noqa: PLC0415
+
+        self.target = target
+        self.sdk = anthropic
+        self.http = httpx2
+        self.tokens_per_character = TOKENS_PER_CHARACTER
+        self._http_client = make_http_client(max_connections=max_connections)
+        self._client = make_client(target, http_client=self._http_client)
+        self._create = self._client.messages.with_streaming_response.create
+        self._parameters = request_parameters(target)
+        self._fixed_characters = len(orjson.dumps(self._parameters))
+        key = "" if target.key is None else target.key.reveal()
+        # A shorter key is a placeholder, and replacing it would garble the text.
+        self._secret = key if len(key) >= SHORTEST_SECRET else None
+
+    def call(self, prompt: Prompt, *, budget_s: float, hedged: bool = False) -> "Call":
+        """Begin a call that ends within `budget_s` seconds, or has all that is judged by then."""
+        if self.target.call_timeout_ms is not None:
+            budget_s = min(budget_s, self.target.call_timeout_ms / 1000)
+        body = self._parameters | {
+            "system": self._system(prompt.system),
+            "messages": [{"role": "user", "content": prompt.user}],
+        }
+        characters = self._fixed_characters + len(prompt.system) + len(prompt.user)
+        return Call(self, body, characters=characters, budget_s=budget_s, hedged=hedged)
+
+    async def warm(self, system: str) -> ModelCall | None:
+        """Make the target read the static part into its cache, for no output; None where a model must think first.
+
+        The cache and the grammar belong to tools and static part; the choice of the tool, which a call without
+        output may not have, is no part of them.
+        """
+        if self.target.reply is not ReplyForm.FORCED_TOOL or self.target.traits.always_thinks:
+            return None
+        body = {name: value for name, value in self._parameters.items() if name not in {"tool_choice", "stream"}}
+        body |= {
+            "max_tokens": 0,
+            "system": self._system(system),
+            "messages": [{"role": "user", "content": "."}],
+        }
+        call = Call(self, body, characters=self._fixed_characters + len(system), budget_s=WARM_S, hedged=False)
+        reading = await call.answer()
+        return replace(call.account(since=call.started), outcome="warm" if reading.spoke else _outcome_word(reading))
+
+    async def open_connections(self, count: int) -> None:
+        """Open some connections before they are needed; whether that succeeds shows when they are."""
+        url = str(self._client.base_url)
+
+        async def open_one() -> None:
+            with suppress(self.http.HTTPError, TimeoutError):
+                async with asyncio.timeout(WARM_S):
+                    await self._http_client.head(url)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(count):
+                group.create_task(open_one())
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.close()
+
+    def send(self, body: dict[str, Any], *, budget_s: float) -> Any:
+        """Give the SDK's context of one response that is read as it comes."""
+        return self._create(**body, timeout=self.http.Timeout(budget_s, connect=self.connect_s(budget_s)))
+
+    def connect_s(self, budget_s: float) -> float:
+        """Give the seconds that a connection may take."""
+        return min(budget_s, self.target.connect_timeout_ms / 1000)
+
+    def redact(self, text: str) -> str:
+        """Write a text without the key."""
+        return text if self._secret is None else text.replace(self._secret, "[key]")
+
+    def learn(self, usage: Usage, *, characters: int) -> None:
+        """Note how many tokens a prompt had."""
+        if usage.prompt:
+            self.tokens_per_character += LEARNING_RATE * (usage.prompt / characters - self.tokens_per_character)
+
+    def _system(self, text: str) -> list[dict[str, Any]]:
+        texts = [text] if self.target.reply is ReplyForm.FORCED_TOOL else [text, FORMAT_NOTE]
+        blocks: list[dict[str, Any]] = [{"type": "text", "text": part} for part in texts]
+        blocks[-1]["cache_control"] = CACHED
+        return blocks
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPrice:
-    """Hold a model's list price in dollars per million tokens; cache writes live for 5 minutes.
+class Call:
+    """Hold one call under way, from its first byte to the account of it."""
 
-    A prompt of more than `long_prompt` tokens costs `long_factor` times as much, in and out.
+    def __init__(
+        self, client: MessagesClient, body: dict[str, Any], *, characters: int, budget_s: float, hedged: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.client = client
+        self.hedged = hedged
+        self.budget_s = budget_s
+        self.started = time.monotonic()
+        self.begun_s: float | None = None
+        """Seconds until the first of the content, where it is streamed."""
+        self.took_s: float | None = None
+        """Seconds until the answer, or until the call was cut off."""
+        self.cancelled = False
+        self.answered: asyncio.Future[Reading] = loop.create_future()
+        self.ended: asyncio.Future[Reading] = loop.create_future()
+        self._body = body
+        self._characters = characters
+        self._message: StreamedMessage | None = None
+        self._request_id: str | None = None
+        self._status: int | None = None
+        self._limit = asyncio.timeout(budget_s)
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._settle)
+
+    async def answer(self) -> Reading:
+        """Wait for the answer; who stops waiting cuts the call off."""
+        try:
+            await asyncio.wait([self.answered])
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        return self.answered.result()
+
+    def cancel(self) -> None:
+        """Cut the call off; what it used until now counts."""
+        if not self._task.done():
+            self.cancelled = not self.answered.done()
+            self.took_s = self._elapsed_s() if self.took_s is None else self.took_s
+            self._task.cancel()
+
+    def when_over(self, tell: Callable[["Call"], object]) -> None:
+        """Have it told when nothing of the call is under way any more."""
+        self._task.add_done_callback(lambda _: tell(self))
+
+    async def wait(self) -> None:
+        """Wait until nothing of the call is under way."""
+        await asyncio.wait([self._task])
+
+    def account(self, *, since: float) -> ModelCall:
+        """Account for the call as far as it is known; `since` is the monotonic time its start is counted from."""
+        reading = self._latest()
+        usage = NOTHING if reading is None else reading.usage
+        estimated = reading is None or usage is None or not self.ended.done()
+        if estimated or usage is None:
+            usage = self._estimate()
+        price = self.client.target.price
+        is_failure = reading is not None and isinstance(reading.outcome, DeciderFailure)
+        took_s = self._elapsed_s() if self.took_s is None else self.took_s
+        return ModelCall(
+            target=self.client.target.name,
+            model=self.client.target.model,
+            started_ms=round((self.started - since) * 1000),
+            latency_ms=round(took_s * 1000),
+            outcome=CANCELLED if reading is None else _outcome_word(reading),
+            detail=reading.outcome.detail if is_failure else None,  # type: ignore[union-attr]
+            hedged=self.hedged,
+            cancelled=self.cancelled,
+            status=self._status,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cache_read_tokens=usage.cache_read,
+            cache_write_tokens=usage.cache_write,
+            cost_usd=Decimal(0) if price is None else price.cost_usd(usage),
+            priced=price is not None,
+            estimated=estimated,
+            request_id=self._request_id,
+            stop_reason=None if reading is None else reading.stop_reason,
+        )
+
+    @property
+    def raw_reply(self) -> str | None:
+        """Give what is kept of the reply's text."""
+        reading = self._latest()
+        return None if reading is None else reading.raw_reply
+
+    def _latest(self) -> Reading | None:
+        for future in (self.ended, self.answered):
+            if future.done() and not future.cancelled():
+                return future.result()
+        return None
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self.started
+
+    def _estimate(self) -> Usage:
+        """Estimate what was used by a call that never said it to the end."""
+        said = None if self._message is None else self._message.usage
+        written = 0 if self._message is None else self._message.written
+        rate = self.client.tokens_per_character
+        output = max(math.ceil(written * rate), 0 if said is None else said.output)
+        if said is not None and said.prompt:
+            return replace(said, output=output)
+        return Usage(input=math.ceil(self._characters * rate), output=output)
+
+    # --- the call itself -------------------------------------------------------------------------------
+
+    async def _run(self) -> Reading:
+        if self.budget_s <= 0:
+            return failed(ModelFailure.TIMEOUT, "no time was left to ask")
+        client = self.client
+        try:
+            async with self._limit, client.send(self._body, budget_s=self.budget_s) as response:
+                self._status = response.status_code
+                self._note_request_id(response.request_id)
+                return await self._receive(response)
+        except (TimeoutError, client.sdk.APITimeoutError, client.http.TimeoutException) as error:
+            return self._too_slow(error)
+        except client.sdk.APIStatusError as error:
+            return self._refused(error)
+        except (client.sdk.AnthropicError, client.http.HTTPError) as error:
+            return self._broken_off(error)
+        except Exception as error:
+            if client.target.kind not in PLATFORMS:
+                raise
+            return self._broken_off(error)  # their credentials' libraries raise what they like
+
+    async def _receive(self, response: "anthropic.AsyncAPIResponse[Any]") -> Reading:
+        kind = response.headers.get("content-type", "")
+        chunks = _bounded(response.iter_bytes())
+        try:
+            if kind.partition(";")[0].strip().lower() == EVENT_STREAM:
+                return await self._receive_events(chunks)
+            body = b"".join([chunk async for chunk in chunks])
+        except _TooLongError as error:
+            reading = failed(ModelFailure.INVALID, f"the reply is longer than {MAX_REPLY_BYTES} bytes", usage=None)
+            return self._keep(reading, error.beginning)
+        return self._keep(read_message(body, reply=self.client.target.reply), body)
+
+    async def _receive_events(self, chunks: AsyncIterator[bytes]) -> Reading:
+        message = self._message = StreamedMessage(reply=self.client.target.reply)
+        events = EventReader()
+        try:
+            async for chunk in chunks:
+                for event in events.feed(chunk):
+                    message.add(event)
+                if message.ended or message.error is not None:
+                    break
+                self._look_early(message)
+        except BrokenStreamError as error:
+            return self._keep_message(failed(ModelFailure.INVALID, f"the stream is broken: {error}", usage=None))
+        reading = self._keep_message(self._read_whole(message))
+        if message.ended:
+            self._end(reading)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    async for _ in chunks:
+                        pass
+        return reading
+
+    def _look_early(self, message: StreamedMessage) -> None:
+        """Answer, if everything that is judged has arrived, and give the rest more time."""
+        if not message.begun or self.answered.done():
+            return
+        if self.begun_s is None:
+            self.begun_s = self._elapsed_s()
+        proposal = message.early()
+        if proposal is not None:
+            reading = Reading(outcome=proposal, usage=None, spoke=True)
+            self._answer(self._keep_message(reading))
+            self._limit.reschedule(asyncio.get_running_loop().time() + REST_S)
+
+    def _read_whole(self, message: StreamedMessage) -> Reading:
+        if message.error is not None:
+            said = self.client.redact(" ".join(message.error))
+            reading = failed(ModelFailure.UNAVAILABLE, f"the stream failed: {said}", usage=message.usage)
+            return replace(reading, passing=OVERLOADED_ERROR in message.error)
+        if not message.ended:
+            return failed(ModelFailure.UNAVAILABLE, "the stream broke off", usage=None)
+        reading = read_parsed(message.message(), reply=self.client.target.reply)
+        if self.answered.done() and isinstance(reading.outcome, Proposal):
+            early = self.answered.result().outcome
+            if isinstance(early, Proposal) and not judged_alike(early, reading.outcome):
+                changed = failure(ModelFailure.INVALID, "the reply changed after its beginning was judged")
+                return replace(reading, outcome=changed)
+        return reading
+
+    # --- how a call ends -------------------------------------------------------------------------------
+
+    def _answer(self, reading: Reading) -> None:
+        if not self.answered.done():
+            self.took_s = self._elapsed_s()
+            self.answered.set_result(reading)
+
+    def _end(self, reading: Reading) -> None:
+        if not self.ended.done():
+            self.ended.set_result(reading)
+            self._answer(reading)
+            if reading.usage is not None:
+                self.client.learn(reading.usage, characters=self._characters)
+
+    def _settle(self, task: asyncio.Task[Reading]) -> None:
+        if task.cancelled():
+            self.answered.cancel()
+            self.ended.cancel()
+        elif (bug := task.exception()) is not None:
+            for future in (self.answered, self.ended):
+                if not future.done():
+                    future.set_exception(bug)
+                    future.exception()  # it counts as seen, also where nobody waits for this one
+        else:
+            self._end(task.result())
+
+    def _too_slow(self, error: Exception) -> Reading:
+        elapsed_s, connect_s = self._elapsed_s(), self.client.connect_s(self.budget_s)
+        if isinstance(error.__cause__, self.client.http.ConnectTimeout | self.client.http.PoolTimeout):
+            reading = failed(ModelFailure.TIMEOUT, f"no connection within {elapsed_s:.3g} s")
+            return replace(reading, stalled=elapsed_s > connect_s + STALL_S)
+        if self.answered.done():
+            detail = "the reply did not end"
+            return self._keep_message(failed(ModelFailure.TIMEOUT, detail, usage=None))
+        reading = failed(ModelFailure.TIMEOUT, f"no reply within {self.budget_s:.3g} s", usage=None)
+        return self._keep_message(replace(reading, stalled=elapsed_s > self.budget_s + STALL_S))
+
+    def _refused(self, error: "anthropic.APIStatusError") -> Reading:
+        self._status = error.status_code
+        self._note_request_id(error.request_id)
+        said: tuple[object, ...] = (error.type, error.api_message)  # read off a body nobody validated
+        detail = " ".join((f"HTTP {error.status_code}", *(part for part in said if isinstance(part, str))))
+        retry_after_s = _seconds(error.response.headers.get("retry-after"))
+        reading = replace(
+            failed(ModelFailure.UNAVAILABLE, self.client.redact(detail)),
+            passing=error.status_code in OVERLOADED or retry_after_s is not None,
+            spoke=error.status_code in OF_THE_REQUEST,
+            retry_after_s=retry_after_s,
+        )
+        return self._keep(reading, error.response.content)
+
+    def _broken_off(self, error: Exception) -> Reading:
+        """Read a connection that failed, before or during the reply."""
+        cause = error.__cause__ if isinstance(error, self.client.sdk.AnthropicError) and error.__cause__ else error
+        usage = NOTHING if isinstance(cause, self.client.http.ConnectError) else None
+        detail = f"the call failed: {type(cause).__name__}"
+        return self._keep_message(failed(ModelFailure.UNAVAILABLE, detail, usage=usage))
+
+    def _keep_message(self, reading: Reading) -> Reading:
+        """Keep a streamed message as far as it has come."""
+        if self._message is None:
+            return reading
+        return self._keep(reading, orjson.dumps(self._message.message()))
+
+    def _keep(self, reading: Reading, body: bytes) -> Reading:
+        """Keep a reply's text without NUL (PostgreSQL), bounded."""
+        text = self.client.redact(body[: 4 * MAX_RAW_CHARACTERS].decode(errors="replace")).replace("\x00", "")
+        return replace(reading, raw_reply=text[:MAX_RAW_CHARACTERS])
+
+    def _note_request_id(self, request_id: str | None) -> None:
+        self._request_id = None if request_id is None else clean_text(request_id, limit=LABEL_LIMIT)
+
+
+class _TooLongError(Exception):
+    def __init__(self, beginning: bytes) -> None:
+        self.beginning = beginning
+
+
+async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Pass chunks on until there are more of them than any reply has.
+
+    Raises:
+        _TooLongError: there are more.
     """
-
-    input: Decimal
-    output: Decimal
-    cache_read: Decimal
-    cache_write: Decimal
-    long_prompt: int | None = None
-    long_factor: int = 1
-
-    def cost_usd(self, usage: Usage) -> Decimal:
-        """Compute what a call cost, in dollars."""
-        price = (
-            usage.input * self.input
-            + usage.output * self.output
-            + usage.cache_read * self.cache_read
-            + usage.cache_write * self.cache_write
-        ) / MILLION
-        prompt = usage.input + usage.cache_read + usage.cache_write
-        return price * self.long_factor if self.long_prompt is not None and prompt > self.long_prompt else price
+    size, beginning = 0, b""
+    async for chunk in chunks:
+        size += len(chunk)
+        beginning = beginning or chunk
+        if size > MAX_REPLY_BYTES:
+            raise _TooLongError(beginning)
+        yield chunk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelTraits:
-    """Hold what must be known to call a model: an unsupported parameter is an error of every call."""
-
-    forced_tool: bool = True
-    thinks_unless_disabled: bool = False
-    price: ModelPrice | None = None
+def _outcome_word(reading: Reading) -> str:
+    return reading.outcome.code.value if isinstance(reading.outcome, DeciderFailure) else PROPOSED
 
 
-_THINKS: Final = ModelTraits(thinks_unless_disabled=True)
-_REFUSES_FORCING: Final = ModelTraits(forced_tool=False)
-
-MODELS: Final[Mapping[str, ModelTraits]] = MappingProxyType(
-    {
-        "claude-haiku-5-5": ModelTraits(
-            thinks_unless_disabled=True,
-            price=ModelPrice(
-                input=Decimal("0.10"),
-                output=Decimal("0.50"),
-                cache_read=Decimal("0.01"),
-                cache_write=Decimal("0.125"),
-                long_prompt=100_000,
-                long_factor=5,
-            ),
-        ),
-        "claude-haiku-4-5": ModelTraits(
-            price=ModelPrice(
-                input=Decimal("1"), output=Decimal("5"), cache_read=Decimal("0.1"), cache_write=Decimal("1.25")
-            ),
-        ),
-        "claude-sonnet-5": _THINKS,
-        "claude-opus-5": _THINKS,
-        "claude-sonnet-5-5": _REFUSES_FORCING,
-        "claude-opus-5-5": _REFUSES_FORCING,
-        "claude-fable-5": _REFUSES_FORCING,
-        "claude-fable-5-1": _REFUSES_FORCING,
-        "claude-fable-5-2": _REFUSES_FORCING,
-        "claude-mythos-5": _REFUSES_FORCING,
-        "claude-mythos-5-1": _REFUSES_FORCING,
-        "claude-mythos-5-2": _REFUSES_FORCING,
-        "claude-mythos-preview": _REFUSES_FORCING,
-    }
-)
-"""Traits and list prices by model, from Anthropic's documentation as of October 2026.
-
-A model that is not listed is called without any thinking parameter, and its cost is unknown.
-"""
-
-_FAMILY: Final = re.compile(r"(?:.*[./])?(claude-[a-z0-9-]+?)(?:[-@]\d{8})?(?:-v\d+(?::\d+)?)?")
+def _seconds(header: str | None) -> float | None:
+    """Read a retry-after in seconds; a date is not read, and no promise."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
-def model_traits(model: str) -> ModelTraits:
-    """Look up a model by its name, whatever prefix, date or version a platform puts around it."""
-    match = _FAMILY.fullmatch(model)
-    return MODELS.get(match[1], ModelTraits()) if match else ModelTraits()
+def account_of(
+    calls: Sequence[Call], *, counted: Call | None, prompt: Prompt, started: float, name: str = DECIDER_NAME
+) -> DeciderCall:
+    """Add up all calls of one decision; `counted` is the one whose reply is the decision's."""
+    accounts = [call.account(since=started) for call in calls]
+    told = counted or (calls[-1] if calls else None)
+    of_told = None if told is None else told.account(since=started)
+    return DeciderCall(
+        name=name,
+        model=None if of_told is None else of_told.model,
+        target=None if of_told is None else of_told.target,
+        prompt_version=prompt.version,
+        prompt_hash=prompt.template_hash,
+        latency_ms=round((time.monotonic() - started) * 1000),
+        attempts=len(accounts),
+        hedged=any(account.hedged for account in accounts),
+        input_tokens=sum(account.input_tokens for account in accounts),
+        output_tokens=sum(account.output_tokens for account in accounts),
+        cache_read_tokens=sum(account.cache_read_tokens for account in accounts),
+        cache_write_tokens=sum(account.cache_write_tokens for account in accounts),
+        cost_usd=sum((account.cost_usd for account in accounts), start=Decimal(0)),
+        priced=all(account.priced for account in accounts),
+        estimated=any(account.estimated for account in accounts),
+        request_id=None if of_told is None else of_told.request_id,
+        stop_reason=None if of_told is None else of_told.stop_reason,
+        raw_reply=None if told is None else told.raw_reply,
+        calls=tuple(accounts),
+    )
+
+
+async def rest_of(calls: Sequence[Call], *, counted: Call, prompt: Prompt, started: float) -> Reply:
+    """Wait for the end of a reply whose beginning was judged, and give it whole, with the final account."""
+    await asyncio.wait([counted.ended])
+    if counted.ended.cancelled():
+        outcome: Proposal | DeciderFailure = failure(ModelFailure.TIMEOUT, "the end of the reply was not waited for")
+    else:
+        outcome = counted.ended.result().outcome
+    return Reply(outcome=outcome, call=account_of(calls, counted=counted, prompt=prompt, started=started))
 
 
 class MessagesDecider:
-    """Propose by asking one model at one endpoint that speaks the Messages API.
+    """Propose by asking one target, once: what a target by itself is worth."""
 
-    Raises:
-        ValueError: the key cannot be sent as a header, or the model is known to refuse a forced tool.
-    """
-
-    name = "anthropic"
+    name = DECIDER_NAME
     serves_live = True
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        model: str = DEFAULT_MODEL,
-        base_url: str | None = None,
-        strict: bool = True,
-        max_tokens: int = MAX_TOKENS,
-        max_connections: int = MAX_CONNECTIONS,
-    ) -> None:
-        if not api_key or not (api_key.isascii() and api_key.isprintable()):
-            raise ValueError("the API key must be printable ASCII")
-        traits = model_traits(model)
-        if not traits.forced_tool:
-            raise ValueError(f"model {model} refuses a forced tool call; choose one that accepts it")
-        import anthropic  # noqa: PLC0415 (takes seconds; only this decider needs it)
-        import httpx2  # noqa: PLC0415
-
-        self._sdk = anthropic
-        self._model = model
-        self._price = traits.price
-        self._api_key = api_key
-        self._client = anthropic.AsyncAnthropic(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,
-            open_telemetry=False,
-            http_client=anthropic.DefaultAsyncHttpxClient(
-                # A redirect would carry the snapshot to a host nobody configured.
-                follow_redirects=False,
-                limits=httpx2.Limits(
-                    max_connections=max_connections,
-                    max_keepalive_connections=max_connections,
-                    keepalive_expiry=KEEPALIVE_S,
-                ),
-            ),
-        )
-        self._create = self._client.messages.with_raw_response.create
-        self._parameters: dict[str, Any] = {
-            "model": model,
-            "max_tokens": max_tokens,
-            "tools": [tool_definition(strict=strict)],
-            "tool_choice": {"type": "tool", "name": TOOL_NAME, "disable_parallel_tool_use": True},
-        }
-        if traits.thinks_unless_disabled:
-            self._parameters["thinking"] = {"type": "disabled"}
+    def __init__(self, target: Target, *, max_connections: int = MAX_CONNECTIONS) -> None:
+        self._client = MessagesClient(target, max_connections=max_connections)
 
     async def propose(
         self,
@@ -214,141 +533,14 @@ class MessagesDecider:
     ) -> Reply:
         """Return a proposal or a typed failure within `budget_s` seconds of being called."""
         started = time.monotonic()
-        reading = await self._ask(prompt, budget_s=budget_s)
-        price = self._price
+        call = self._client.call(prompt, budget_s=budget_s)
+        reading = await call.answer()
         return Reply(
             outcome=reading.outcome,
-            call=DeciderCall(
-                name=self.name,
-                model=self._model,
-                prompt_version=prompt.version,
-                prompt_hash=prompt.template_hash,
-                latency_ms=round((time.monotonic() - started) * 1000),
-                input_tokens=reading.usage.input,
-                output_tokens=reading.usage.output,
-                cache_read_tokens=reading.usage.cache_read,
-                cache_write_tokens=reading.usage.cache_write,
-                cost_usd=Decimal(0) if price is None else price.cost_usd(reading.usage),
-                priced=price is not None,
-                request_id=reading.request_id,
-                stop_reason=reading.stop_reason,
-                raw_reply=reading.raw_reply,
-            ),
+            call=account_of([call], counted=call, prompt=prompt, started=started),
+            rest=None if call.ended.done() else rest_of([call], counted=call, prompt=prompt, started=started),
         )
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
-
-    async def _ask(self, prompt: Prompt, *, budget_s: float) -> "Reading":
-        if budget_s <= 0:
-            return _failed(ModelFailure.TIMEOUT, "no time was left to ask")
-        try:
-            async with asyncio.timeout(budget_s):
-                response = await self._create(
-                    **self._parameters,
-                    system=[{"type": "text", "text": prompt.system, "cache_control": {"type": "ephemeral"}}],
-                    messages=[{"role": "user", "content": prompt.user}],
-                    timeout=budget_s,
-                )
-                body = await response.read()
-        except (TimeoutError, self._sdk.APITimeoutError):
-            return _failed(ModelFailure.TIMEOUT, f"no reply within {budget_s:.3g} s")
-        except self._sdk.APIStatusError as error:
-            return self._refused_by_status(error)
-        except self._sdk.AnthropicError as error:  # the connection failed, before or during the reply
-            return _failed(ModelFailure.UNAVAILABLE, f"the call failed: {type(error.__cause__ or error).__name__}")
-        return self._record(read_message(body), body=body, request_id=response.request_id)
-
-    def _refused_by_status(self, error: "anthropic.APIStatusError") -> "Reading":
-        said: tuple[object, ...] = (error.type, error.api_message)  # read off a body nobody validated
-        detail = " ".join((f"HTTP {error.status_code}", *(part for part in said if isinstance(part, str))))
-        reading = _failed(ModelFailure.UNAVAILABLE, self._redact(detail))
-        return self._record(reading, body=error.response.content, request_id=error.request_id)
-
-    def _record(self, reading: "Reading", *, body: bytes, request_id: str | None) -> "Reading":
-        """Add what is kept of every reply: its text without NUL (PostgreSQL), bounded, and the request's id."""
-        text = self._redact(body.decode(errors="replace")).replace("\x00", "")
-        return replace(
-            reading,
-            request_id=None if request_id is None else clean_text(request_id, limit=LABEL_LIMIT),
-            raw_reply=text[:MAX_RAW_CHARACTERS],
-        )
-
-    def _redact(self, text: str) -> str:
-        # A shorter key is a placeholder, and replacing it would garble the text.
-        return text.replace(self._api_key, "[key]") if len(self._api_key) >= SHORTEST_SECRET else text
-
-
-# --- reading a message ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """Hold what was understood of one reply."""
-
-    outcome: Proposal | DeciderFailure
-    usage: Usage = Usage()
-    stop_reason: str | None = None
-    request_id: str | None = None
-    raw_reply: str | None = None
-
-
-def _failed(code: ModelFailure, detail: str) -> Reading:
-    return Reading(outcome=DeciderFailure(code=code, detail=clean_text(detail, limit=DETAIL_LIMIT)))
-
-
-def read_message(body: bytes) -> Reading:
-    """Read the body of a successful response: a proposal, or what is wrong with it."""
-    try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return _failed(ModelFailure.INVALID, "the reply is not JSON")
-    if not isinstance(message, dict):
-        return _failed(ModelFailure.INVALID, "the reply is not a message")
-    stop_reason = message.get("stop_reason")
-    stopped = clean_text(stop_reason, limit=LABEL_LIMIT) if isinstance(stop_reason, str) else None
-    return Reading(
-        outcome=_outcome(message, stop_reason=stopped), usage=_usage(message.get("usage")), stop_reason=stopped
-    )
-
-
-def _outcome(message: dict[str, Any], *, stop_reason: str | None) -> Proposal | DeciderFailure:
-    if stop_reason == "refusal":
-        details = message.get("stop_details")
-        category = details.get("category") if isinstance(details, dict) else None
-        return _failure(ModelFailure.REFUSED, f"the model refused: {category}")
-    if stop_reason in TRUNCATED:
-        return _failure(ModelFailure.TRUNCATED, f"the reply was cut off: {stop_reason}")
-    content = message.get("content")
-    if not isinstance(content, list):
-        return _failure(ModelFailure.INVALID, "the reply has no content")
-    calls = [block for block in content if isinstance(block, dict) and block.get("type") == "tool_use"]
-    if [call.get("name") for call in calls] != [TOOL_NAME]:
-        return _failure(ModelFailure.INVALID, f"expected one call of {TOOL_NAME}, found {len(calls)} tool calls")
-    if stop_reason not in STOPPED_AS_ASKED:
-        return _failure(ModelFailure.INVALID, f"unexpected stop_reason {stop_reason}")
-    try:
-        return parse_decision(calls[0].get("input"))
-    except InvalidReplyError as error:
-        return _failure(ModelFailure.INVALID, str(error))
-
-
-def _failure(code: ModelFailure, detail: str) -> DeciderFailure:
-    return DeciderFailure(code=code, detail=clean_text(detail, limit=DETAIL_LIMIT))
-
-
-def _usage(usage: object) -> Usage:
-    if not isinstance(usage, dict):
-        return Usage()
-
-    def count(name: str) -> int:
-        value = usage.get(name)
-        return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MAX_COUNT else 0
-
-    return Usage(
-        input=count("input_tokens"),
-        output=count("output_tokens"),
-        cache_read=count("cache_read_input_tokens"),
-        cache_write=count("cache_creation_input_tokens"),
-    )

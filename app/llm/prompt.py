@@ -6,6 +6,7 @@ stands only inside the JSON block; what stands before it are numbers, stable cod
 """
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from app.domain.proposal import CONVICTION_RANGE, MAX_CANDIDATES, Mode, Setup
 from app.domain.sizing import EntryBounds
 from app.domain.text import clean_text
 from app.llm.decider import Prompt
-from app.llm.wire import TOOL_NAME, tool_definition
+from app.llm.wire import FORMAT_NOTE, TOOL_NAME, tool_definition
 
 CENT: Final = Decimal("0.01")
 PROMPT_VERSION: Final = "1"
@@ -189,9 +190,11 @@ def render_system(policy: Policy) -> str:
 
 @cache
 def template_hash() -> str:
-    """Give the SHA-256 of version, template and tool, as 64 hexadecimal digits."""
-    tools = [tool_definition(strict=strict) for strict in (True, False)]
-    return hashlib.sha256(f"{PROMPT_VERSION}\n{TEMPLATE}\n{json.dumps(tools)}".encode()).hexdigest()
+    """Give the SHA-256 of version, template and tool in all its forms, as 64 hexadecimal digits."""
+    forms = itertools.product((True, False), repeat=2)
+    tools = [tool_definition(strict=strict, streamed=streamed) for strict, streamed in forms]
+    parts = (PROMPT_VERSION, TEMPLATE, json.dumps(tools), FORMAT_NOTE)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 # --- the data block ------------------------------------------------------------------------------------

@@ -4,9 +4,14 @@ The pydantic models below are the single source: their vocabularies are the doma
 domain's, and both JSON schemas are generated from them. A strict tool's schema may hold no range and no length,
 so there they become words in descriptions, and they are checked here whatever an endpoint promised. This file
 alone checks the shape of a reply: what passes is a Proposal, what does not is an error, nothing is repaired.
+
+A reply that is streamed is asked for in another order: first how many candidates there will be, the candidates
+last, so that every number has arrived while the last thesis is still being written. `read_early` knows when.
 """
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
@@ -14,6 +19,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 
 from app.domain.proposal import (
     CONVICTION_RANGE,
@@ -38,6 +44,14 @@ TOOL_NAME: Final = "submit_decision"
 TEXT_LIMIT: Final = 400
 """Characters kept of each text a model writes."""
 DETAIL_LIMIT: Final = 200
+EARLY_LIMIT: Final = 16 * 1024
+"""A longer reply is not looked at before it is whole: each look reads it from its start."""
+COUNT: Final = "candidate_count"
+STREAMED_ORDER: Final = ("mode", COUNT, "watchlist", "manage", "candidates", "notes")
+FORMAT_NOTE: Final = (
+    f"There is no tool here: answer with the JSON object that {TOOL_NAME} would take, and nothing else."
+)
+"""What an endpoint that refuses a forced tool is told besides the prompt."""
 
 
 class InvalidReplyError(ValueError):
@@ -154,6 +168,9 @@ class WireDecision(_Wire):
     """The whole input of the tool, in the order in which it should be written."""
 
     mode: Annotated[Mode, _word(Mode)]
+    candidate_count: Annotated[_Whole, Field(ge=0, le=MAX_CANDIDATES)] | None = Field(
+        default=None, description="how many candidates you will give"
+    )
     candidates: Annotated[list[WireCandidate], Field(max_length=MAX_CANDIDATES)] = _field(
         "best first; for mode trade only"
     )
@@ -167,6 +184,8 @@ class WireDecision(_Wire):
             raise ValueError("mode trade without candidates")
         if self.mode in (Mode.EXIT, Mode.ADJUST) and self.manage is None:
             raise ValueError(f"mode {self.mode} without manage")
+        if self.candidate_count is not None and self.candidate_count != len(self.candidates):
+            raise ValueError(f"{len(self.candidates)} candidates where {self.candidate_count} were announced")
         return self
 
     def proposal(self) -> Proposal:
@@ -209,6 +228,73 @@ def parse_decision(tool_input: object) -> Proposal:
         raise InvalidReplyError(clean_text(detail, limit=DETAIL_LIMIT)) from None
 
 
+# --- before the reply has ended ------------------------------------------------------------------------
+
+
+def read_early(text: str) -> Proposal | None:
+    """Read the beginning of a tool input: its proposal once all but the last text is there, until then None.
+
+    Whatever is not on the way to the last thing written is complete. So nothing that is judged can still change when
+    the last thing written is a text: the thesis of the last candidate announced, the reason of an exit when no
+    candidates are, or the notes. Such a text is empty in the proposal, as are the texts after it.
+    """
+    written = _LAST_TEXT.search(text) if len(text) <= EARLY_LIMIT else None
+    if written is None:
+        return None
+    try:
+        begun = from_json(text, allow_partial="trailing-strings")
+    except ValueError:
+        return None
+    if not isinstance(begun, dict) or not _is_last_text(begun, name=written[1]):
+        return None
+    try:
+        return parse_decision({"candidates": []} | begun | {"notes": ""})
+    except InvalidReplyError:
+        return None  # whoever reads the whole reply will say what is wrong
+
+
+_LAST_TEXT: Final = re.compile(r'"(thesis|reason|notes)"\s*:\s*"(?:[^"\\]|\\.)*(?:"[\s}\]]*)?$')
+"""A text that is being written, or has just been and is followed by nothing but closing brackets."""
+
+
+def _is_last_text(begun: dict[str, Any], *, name: str) -> bool:
+    """Tell whether the text being written is the last that comes; if so, empty it."""
+    last, count = next(reversed(begun)), begun.get(COUNT)
+    if name == "notes":
+        return last == "notes"
+    if name == "reason":
+        return last == "manage" and count == 0 and _emptied(begun["manage"], name)
+    candidates = begun.get("candidates")
+    return (
+        last == "candidates"
+        and isinstance(candidates, list)
+        and len(candidates) == count != 0
+        and _emptied(candidates[-1], name)
+    )
+
+
+def _emptied(fields: object, name: str) -> bool:
+    """Empty a text if it is the last field; tell whether it was."""
+    if not isinstance(fields, dict) or not fields or next(reversed(fields)) != name:
+        return False
+    fields[name] = ""
+    return True
+
+
+def judged_alike(early: Proposal, whole: Proposal) -> bool:
+    """Tell whether two proposals differ in nothing but texts that no judgement reads."""
+    return _without_texts(early) == _without_texts(whole)
+
+
+def _without_texts(proposal: Proposal) -> Proposal:
+    return replace(
+        proposal,
+        candidates=tuple(replace(candidate, thesis="") for candidate in proposal.candidates),
+        manage=None if proposal.manage is None else replace(proposal.manage, reason=""),
+        notes="",
+    )
+
+
 # --- the schema ----------------------------------------------------------------------------------------
 
 _IN_WORDS: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
@@ -223,18 +309,29 @@ _IN_WORDS: Final[Mapping[str, Callable[[Any], str]]] = MappingProxyType(
 
 
 @cache
-def tool_definition(*, strict: bool) -> dict[str, Any]:
+def tool_definition(*, strict: bool, streamed: bool = False) -> dict[str, Any]:
     """Give the tool as the Messages API takes it; callers must not change it.
 
     A strict tool's input always has the schema's shape, but the schema can hold no ranges; the plain one holds
-    them, for endpoints that do not know strict tools.
+    them, for endpoints that do not know strict tools. `streamed` is the order that `read_early` is made for.
     """
+    tool: dict[str, Any] = {"name": TOOL_NAME, "description": "Submit the one decision for this snapshot."}
+    schema = decision_schema(strict=strict, streamed=streamed)
+    return tool | {"strict": True, "input_schema": schema} if strict else tool | {"input_schema": schema}
+
+
+@cache
+def decision_schema(*, strict: bool, streamed: bool = False) -> dict[str, Any]:
+    """Give the JSON schema of a decision; callers must not change it."""
     source = WireDecision.model_json_schema(ref_template="{model}")
     schema = _resolve({"$ref": WireDecision.__name__}, source.pop("$defs") | {WireDecision.__name__: source})
-    tool: dict[str, Any] = {"name": TOOL_NAME, "description": "Submit the one decision for this snapshot."}
-    if strict:
-        return tool | {"strict": True, "input_schema": _without_ranges(schema)}
-    return tool | {"input_schema": schema}
+    fields = schema["properties"]
+    announced = {"type": "integer", "description": fields.pop(COUNT)["description"], "maximum": MAX_CANDIDATES}
+    if streamed:
+        fields = {name: fields.get(name, announced) for name in STREAMED_ORDER}
+    schema |= {"properties": fields, "required": list(fields)}
+    whole: dict[str, Any] = _without_ranges(schema) if strict else schema
+    return whole
 
 
 def _resolve(node: Any, definitions: Mapping[str, Any]) -> Any:

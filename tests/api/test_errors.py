@@ -30,7 +30,7 @@ def test_an_unknown_path_is_not_found(offline: TestClient, path: str) -> None:
         ("BREW", "/decide", "POST"),
         ("POST", "/decisions", "GET"),
         ("DELETE", "/decisions/01930000-0000-7000-8000-000000000001", "GET"),
-        ("GET", "/decisions/01930000-0000-7000-8000-000000000001/events", "POST"),
+        ("PUT", "/decisions/01930000-0000-7000-8000-000000000001/events", "GET, POST"),
         ("PUT", "/halt", "DELETE, GET, POST"),
         ("POST", "/healthz", "GET"),
     ],

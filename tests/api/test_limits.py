@@ -107,7 +107,7 @@ async def test_a_budget_is_for_one_day_of_the_database_clock(database_url: str) 
         SET LOCAL tradeverdict.retention = 'on';
         CREATE TEMPORARY TABLE spent ON COMMIT DROP AS SELECT * FROM llm_decisions;
         UPDATE spent SET decided_at = date_trunc('day', now(), 'UTC') - interval '1 ms';
-        DELETE FROM reservations;
+        DELETE FROM reservations; DELETE FROM forecasts;
         DELETE FROM llm_decisions;
         INSERT INTO llm_decisions SELECT * FROM spent;
         COMMIT

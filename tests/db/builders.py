@@ -8,10 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from app.db.operations import Store
-from app.db.records import AccountMark, DecisionRecord, NewReservation, PolicyText, PromptTexts
+from app.db.records import AccountMark, DecisionRecord, NewForecast, NewReservation, PolicyText, PromptTexts
 from app.domain.account import AccountMode, AccountState
 from app.domain.policy import POLICY_VERSION, Policy
-from app.domain.proposal import Direction, Mode, Setup
+from app.domain.proposal import Direction, EntryType, Mode, Setup
 from app.domain.verdict import Verdict
 
 PROMPT = PromptTexts(version="1", template_hash="ab" * 32, template="Decide.", system="Decide by these limits.")
@@ -56,6 +56,7 @@ _DECISION = DecisionRecord(
     system_hash=PROMPT.system_hash,
     prompt_user="The data.",
     policy_hash=POLICY.hash,
+    calibration=None,
     attempts=1,
     hedged=False,
     input_tokens=900,
@@ -112,14 +113,42 @@ def reservation(**changes: Any) -> NewReservation:
     )
 
 
+def forecast(**changes: Any) -> NewForecast:
+    """A long from 100.00 to 110.00 with the stop at 95.00, no costs and two days' time: R is a fifth of the dollars."""
+    return replace(
+        NewForecast(
+            p_win=0.54,
+            p_win_calibrated=0.51,
+            p_win_percent=54,
+            p_win_calibrated_percent=51,
+            ev_r=Decimal("0.620000"),
+            entry_type=EntryType.MARKET,
+            entry=Decimal("100.00"),
+            stop=Decimal("95.00"),
+            target=Decimal("110.00"),
+            cost_usd=Decimal(0),
+            time_stop_at=AS_OF + timedelta(hours=48),
+        ),
+        **changes,
+    )
+
+
 async def stored(
     store: Store,
     record: DecisionRecord,
     *,
     showing: AccountMark | None = None,
     reserving: NewReservation | None = None,
+    foretelling: NewForecast | None = None,
 ) -> DecisionRecord:
     """Record a decision as the service does, and return it."""
     async with store.gating(account_id=record.account_id, mode=record.mode, as_of=record.as_of) as transaction:
-        await transaction.record(record, mark=showing or mark(), prompt=PROMPT, policy=POLICY, reservation=reserving)
+        await transaction.record(
+            record,
+            mark=showing or mark(),
+            prompt=PROMPT,
+            policy=POLICY,
+            reservation=reserving,
+            forecast=foretelling,
+        )
     return record

@@ -123,6 +123,28 @@ async def test_a_reader_that_is_cancelled_waits_for_no_answer(pool: ConnectionPo
     assert asyncio.get_running_loop().time() - started < 1.5
 
 
+async def test_a_cancellation_is_not_lost_when_the_server_had_cut_the_connection(
+    pool: ConnectionPool, owner: Connection
+) -> None:
+    lent = asyncio.Event()
+
+    async def hold() -> None:
+        async with pool.connection():
+            lent.set()
+            await asyncio.sleep(10)
+
+    holding = asyncio.create_task(hold())
+    await lent.wait()
+    await owner.execute(
+        "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+        " WHERE application_name = 'tradeverdict' AND datname = current_database()"
+    )
+    await asyncio.sleep(0.05)  # the news arrives
+    holding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+
+
 async def test_closing_cuts_what_is_still_lent(database_url: str) -> None:
     pool = await create_pool(database_url)
 

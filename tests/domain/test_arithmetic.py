@@ -12,7 +12,18 @@ from app.domain.document import decision_document
 from app.domain.market import resolve_market
 from app.domain.recalibration import PlattCalibrator
 from app.domain.verdict import Judgement, judge
-from tests.builders import COSTLESS, DECISION_ID, a_candidate, a_policy, a_request, a_state, a_trade, caps_of, judged
+from tests.builders import (
+    COSTLESS,
+    DECISION_ID,
+    a_candidate,
+    a_policy,
+    a_request,
+    a_standing,
+    a_state,
+    a_trade,
+    caps_of,
+    judged,
+)
 
 
 def judged_at_100(*, atr: str, stop_loss: str = "98.00") -> Judgement:
@@ -83,7 +94,7 @@ def nvda() -> dict[str, Any]:
         account=account,
         state=a_state(now=market.as_of),
         policy=policy,
-        calibrator=PlattCalibrator(intercept=logit(0.51) - logit(0.54), slope=1.0),
+        calibration=a_standing(calibrator=PlattCalibrator(intercept=logit(0.51) - logit(0.54), slope=1.0)),
     )
     document = decision_document(
         decision_id=DECISION_ID,

@@ -13,7 +13,7 @@ from app.domain.buckets import BucketMap
 from app.domain.document import decision_document, finite, gate_document, money_text, price_text, utc_text
 from app.domain.policy import POLICY_VERSION, Regime, ScaleOut
 from app.domain.proposal import ModelFailure, Proposal, Setup, WatchItem
-from app.domain.recalibration import PlattCalibrator
+from app.domain.recalibration import CalibratorState, PlattCalibrator
 from app.domain.verdict import Judgement
 from tests.builders import (
     AS_OF,
@@ -24,6 +24,7 @@ from tests.builders import (
     a_policy,
     a_position,
     a_snapshot,
+    a_standing,
     a_symbol,
     a_trade,
     an_account,
@@ -97,7 +98,7 @@ def example() -> dict[str, Any]:
             daily_executed_notional=0,
             positions=(a_position(symbol="AAPL", quantity=50, avg_price="190", mark_price="201.2", stop_loss="185"),),
         ),
-        calibrator=RECORD,
+        calibration=a_standing(calibrator=RECORD),
         buckets=SECTORS,
     )
     market = a_market(*NVDA.market)
@@ -180,6 +181,16 @@ def test_the_rulebooks_example_has_its_sizing(example: dict[str, Any]) -> None:
     }
 
 
+def test_the_rulebooks_example_says_whose_p_win_was_used(example: dict[str, Any]) -> None:
+    assert example["calibration"] == {
+        "state": "on",
+        "calibrator_id": 7,
+        "p_win_calibrated": example["edge"]["p_win"],
+        "derated": False,
+        "reason": None,
+    }
+
+
 def test_the_rulebooks_example_has_its_risk_state(example: dict[str, Any]) -> None:
     risk = example["risk_state"]
     (technology,) = risk.pop("buckets")
@@ -232,6 +243,7 @@ def test_the_answer_has_the_fields_of_the_rulebook_in_its_order(example: dict[st
         "proposal",
         "edge",
         "sizing",
+        "calibration",
         "gates",
         "candidates",
         "risk_state",
@@ -244,6 +256,25 @@ def test_the_answer_has_the_fields_of_the_rulebook_in_its_order(example: dict[st
         "policy",
         "latency_ms",
     ]
+
+
+def test_an_answer_without_a_record_says_so() -> None:
+    nothing = {"state": "off", "calibrator_id": None, "p_win_calibrated": None, "derated": False, "reason": None}
+
+    assert document_of(judged())["calibration"] == nothing
+    assert document_of(judged(an_exit()))["calibration"] == nothing
+
+
+def test_an_answer_says_that_and_why_the_size_is_held_down() -> None:
+    standing = a_standing(state=CalibratorState.SHADOW, derated=True, reason="The forecasts were rejected.")
+
+    assert document_of(judged(calibration=standing))["calibration"] == {
+        "state": "shadow",
+        "calibrator_id": 7,
+        "p_win_calibrated": 0.5,
+        "derated": True,
+        "reason": "The forecasts were rejected.",
+    }
 
 
 # --- what stands where ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from app.domain.edge import Edge, Slice, assess_edge, reach_probability, slices
 from app.domain.policy import ScaleOut
 from app.domain.recalibration import PlattCalibrator
-from tests.builders import COSTLESS, SHORT, judged
+from tests.builders import COSTLESS, SHORT, a_standing, judged
 
 THIRD = Decimal(1) / 3
 
@@ -128,7 +128,9 @@ def test_a_short_candidate_is_the_mirror_image_of_a_long_one() -> None:
 
 def test_a_calibrator_replaces_the_stated_probability_and_keeps_it() -> None:
     # logit 0.8 = ln 4;  0.5 x ln 4 = ln 2;  logistic(ln 2) = 2 / 3
-    found = edge_of(candidate={"p_win_pct": 80}, calibrator=PlattCalibrator(intercept=0.0, slope=0.5), **NO_IMPACT)
+    halved = a_standing(calibrator=PlattCalibrator(intercept=0.0, slope=0.5))
+
+    found = edge_of(candidate={"p_win_pct": 80}, calibration=halved, **NO_IMPACT)
 
     assert found.p_win_raw == Decimal("0.8")
     assert float(found.p_win) == pytest.approx(2 / 3, abs=1e-12)

@@ -1,13 +1,20 @@
 """Tests of what an account already holds and risks: positions at mark, and every live reservation."""
 
-from decimal import Decimal
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import ROUND_CEILING, Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.domain.account import PeriodLoss
-from app.domain.exposure import Exposure, mark_of, measure_exposure
+from app.domain.exposure import Exposure, Holding, LimitUse, Rebalancing, mark_of, measure_exposure, rebalance
 from app.domain.market import SymbolSnapshot
+from app.domain.proposal import Direction
 from tests.builders import (
     a_market,
     a_policy,
@@ -316,3 +323,205 @@ def test_open_risk_is_measured_from_the_mark_that_is_further_from_the_stop(
     exposure = measured(a_symbol(symbol="BOLT", price="50"), account=holding(position))
 
     assert exposure.open_risk_usd == expected
+
+
+# --- a portfolio beside its limits ----------------------------------------------------------------------
+
+
+def a_holding(symbol: str = "ACME", quantity: int | str = 100, mark: str = "50.00", *buckets: str) -> Holding:
+    return Holding(symbol=symbol, quantity=Decimal(quantity), mark=Decimal(mark), buckets=buckets or ("technology",))
+
+
+def rebalanced(*holdings: Holding, equity: int | str = 100_000, **limits: Any) -> Rebalancing:
+    return rebalance(holdings=holdings, equity=Decimal(equity), policy=a_policy(**limits))
+
+
+def suggested(found: Rebalancing) -> dict[str, float]:
+    return {reduction.symbol: float(reduction.quantity) for reduction in found.reductions}
+
+
+def shown(use: LimitUse) -> tuple[str, str, float, float]:
+    """Name, status, what to reduce by, and what is left, dollars."""
+    return use.name, use.status.value, float(use.reduce_by_usd), float(use.after_usd)
+
+
+def test_an_empty_portfolio_is_within_every_limit() -> None:
+    found = rebalanced()
+
+    assert shown(found.gross) == ("leverage", "within", 0, 0)
+    assert found.gross.limit_usd == 200_000
+    assert (found.by_symbol, found.by_bucket, found.reductions) == ((), (), ())
+
+
+@pytest.mark.parametrize(
+    ("quantity", "status", "reduce_by", "closed", "after"),
+    [
+        (399, "within", 0, {}, 19_950),
+        (400, "within", 0, {}, 20_000),  # 400 x 50 = 20 % of 100,000: exactly at the limit
+        (401, "over", 50, {"ACME": 1}, 20_000),
+        ("400.5", "over", 25, {"ACME": 1}, 19_975),
+        (-401, "over", 50, {"ACME": 1}, 20_000),
+    ],
+)
+def test_a_symbol_comes_down_to_its_own_limit(
+    quantity: int | str, status: str, reduce_by: int, closed: dict[str, int], after: int
+) -> None:
+    found = rebalanced(a_holding(quantity=quantity))
+
+    assert [shown(use) for use in found.by_symbol] == [("ACME", status, reduce_by, after)]
+    assert suggested(found) == closed
+    assert found.gross.after_usd == after
+
+
+def test_a_short_position_is_bought_back() -> None:
+    [reduction] = rebalanced(a_holding(quantity=-500)).reductions
+
+    assert reduction.direction is Direction.SHORT
+    assert (float(reduction.quantity), float(reduction.value_usd), float(reduction.left)) == (100, 5_000, -400)
+    assert reduction.limits == ("symbol_exposure",)
+
+
+def test_whole_shares_are_closed_though_less_would_do() -> None:
+    # 20,001 over 20,000: one share of 3.00 is closed for the one dollar.
+    found = rebalanced(a_holding(quantity=6_667, mark="3.00"))
+
+    assert suggested(found) == {"ACME": 1}
+    assert found.by_symbol[0].after_usd == 19_998
+
+
+def test_what_whole_shares_cannot_reach_is_closed_with_its_fraction() -> None:
+    # Half a share of 700,000 is 350,000: no whole share can be sold.
+    assert suggested(rebalanced(a_holding(quantity="0.5", mark="700000"))) == {"ACME": 0.5}
+    # One and a half: selling one leaves 350,000.
+    assert suggested(rebalanced(a_holding(quantity="1.5", mark="700000"))) == {"ACME": 1.5}
+
+
+def test_the_position_in_the_most_exceeded_limits_gives_first() -> None:
+    found = rebalanced(
+        a_holding("BOTH", 380, "50.00", "technology", "ai"),
+        a_holding("ONLY", 380, "50.00", "technology"),
+        a_holding("ELSE", 340, "50.00", "ai"),
+    )
+
+    # ai 36,000 and technology 38,000 of 35,000 each; neither keeps more than that.
+    assert [shown(use) for use in found.by_bucket] == [
+        ("ai", "over", 1_000, 35_000),
+        ("technology", "over", 3_000, 35_000),
+    ]
+    # 20 shares of BOTH (1,000) mend ai; then ONLY has most left of what counts in technology.
+    assert suggested(found) == {"BOTH": 20, "ONLY": 40}
+
+
+def test_of_equal_positions_the_larger_gives_and_then_the_first_by_symbol() -> None:
+    large = rebalanced(a_holding("AAA", 350), a_holding("BBB", 370))
+    equal = rebalanced(a_holding("BBB", 360), a_holding("AAA", 360))
+
+    assert suggested(large) == {"BBB": 20}  # 36,000 of 35,000
+    assert suggested(equal) == {"AAA": 20}
+
+
+def test_leverage_is_brought_down_where_no_bucket_asks_for_it() -> None:
+    # Eight buckets of 19,000 are 152,000 of 100,000 x 1.5.
+    holdings = [a_holding(f"S{number}", 380, "50.00", f"b{number}") for number in range(8)]
+
+    found = rebalanced(*holdings, max_leverage="1.5")
+
+    assert shown(found.gross) == ("leverage", "over", 2_000, 150_000)
+    assert suggested(found) == {"S0": 40}
+    assert found.reductions[0].limits == ("leverage",)
+
+
+def test_limits_are_those_of_the_policy() -> None:
+    holding = a_holding(quantity=300)  # 15,000
+
+    assert suggested(rebalanced(holding, max_symbol_exposure_pct="0.10")) == {"ACME": 100}
+    assert suggested(rebalanced(holding, max_bucket_exposure_pct="0.05")) == {"ACME": 200}
+    assert suggested(rebalanced(holding, max_leverage="0.01")) == {"ACME": 280}
+    assert suggested(rebalanced(holding, equity="50000")) == {"ACME": 100}
+
+
+SYMBOLS = ["AA", "BB", "CC", "DD", "EE", "FF"]
+SHARES = st.one_of(st.integers(-5_000, 5_000), st.decimals(-50, 50, places=3)).filter(bool).map(Decimal)
+HOLDINGS = st.dictionaries(
+    st.sampled_from(SYMBOLS),
+    st.tuples(
+        SHARES,
+        st.decimals("0.01", 2_000, places=2),
+        st.sets(st.sampled_from(["one", "two", "three"]), min_size=1).map(lambda names: tuple(sorted(names))),
+    ),
+).map(
+    lambda book: [
+        Holding(symbol=symbol, quantity=quantity, mark=mark, buckets=buckets)
+        for symbol, (quantity, mark, buckets) in book.items()
+    ]
+)
+LIMITS = st.fixed_dictionaries(
+    {
+        "max_symbol_exposure_pct": st.sampled_from(["0.0001", "0.05", "0.2", "1", "10"]),
+        "max_bucket_exposure_pct": st.sampled_from(["0.0001", "0.1", "0.35", "2", "10"]),
+        "max_leverage": st.sampled_from(["0.01", "0.5", "2", "10"]),
+    }
+)
+
+
+def exceeded_limits(holdings: Sequence[Holding], *, equity: Decimal, limits: dict[str, str]) -> list[str]:
+    """The limits that a portfolio exceeds, computed in fractions."""
+    exposure: Counter[str] = Counter()
+    for holding in holdings:
+        value = abs(Fraction(holding.quantity)) * Fraction(holding.mark)
+        for name in (holding.symbol, *holding.buckets, "gross"):
+            exposure[name] += value  # type: ignore[assignment]  # a Counter adds fractions, too
+    allowed = dict.fromkeys(SYMBOLS, "max_symbol_exposure_pct") | {"gross": "max_leverage"}
+    return [
+        name
+        for name, used in exposure.items()
+        if used > Fraction(limits[allowed.get(name, "max_bucket_exposure_pct")]) * Fraction(equity)
+    ]
+
+
+@given(HOLDINGS, st.integers(1_000, 500_000).map(Decimal), LIMITS)
+def test_after_the_reductions_no_limit_is_exceeded_and_none_is_too_much_by_a_share(
+    holdings: list[Holding], equity: Decimal, limits: dict[str, str]
+) -> None:
+    found = rebalance(holdings=holdings, equity=equity, policy=a_policy(**limits))
+    by_symbol = {reduction.symbol: reduction for reduction in found.reductions}
+
+    def left(spared: str | None = None) -> list[Holding]:
+        """What is held after the reductions; one of them may be a share less."""
+        kept = []
+        for holding in holdings:
+            closed = by_symbol[holding.symbol].quantity if holding.symbol in by_symbol else Decimal(0)
+            if holding.symbol == spared:
+                closed = closed.to_integral_value(rounding=ROUND_CEILING) - 1
+            kept.append(replace(holding, quantity=(abs(holding.quantity) - closed).copy_sign(holding.quantity)))
+        return kept
+
+    assert exceeded_limits(left(), equity=equity, limits=limits) == []
+    for symbol, reduction in by_symbol.items():
+        held = next(holding.quantity for holding in holdings if holding.symbol == symbol)
+        assert 0 < reduction.quantity <= abs(held)
+        assert reduction.quantity % 1 == 0 or reduction.left == 0
+        assert (reduction.left < 0) <= (held < 0)
+        assert exceeded_limits(left(spared=symbol), equity=equity, limits=limits) != []
+    over = {use.name for use in (*found.by_symbol, *found.by_bucket) if use.status == "over"}
+    over |= {"gross"} if found.gross.status == "over" else set()
+    assert over == set(exceeded_limits(holdings, equity=equity, limits=limits))
+    assert rebalance(holdings=holdings[::-1], equity=equity, policy=a_policy(**limits)) == found
+
+
+@given(HOLDINGS)
+def test_exposure_is_what_a_decision_measures(holdings: list[Holding]) -> None:
+    account = an_account(
+        positions=tuple(
+            a_position(symbol=holding.symbol, quantity=holding.quantity, mark_price=holding.mark)
+            for holding in holdings
+        )
+    )
+    buckets = {holding.symbol: holding.buckets for holding in holdings}
+
+    measured = measure_exposure(account=account, market=a_market(), state=a_state(position_buckets=buckets))
+    found = rebalance(holdings=holdings, equity=account.equity, policy=a_policy())
+
+    assert measured.gross_usd == found.gross.exposure_usd
+    assert measured.by_symbol == {use.name: use.exposure_usd for use in found.by_symbol}
+    assert measured.by_bucket == {use.name: use.exposure_usd for use in found.by_bucket}

@@ -30,6 +30,7 @@ from tests.builders import (
     a_policy,
     a_position,
     a_reservation,
+    a_standing,
     a_state,
     an_account,
     an_exit,
@@ -1033,7 +1034,7 @@ def test_an_active_calibrator_lets_a_low_reward_pass_end_to_end() -> None:
     as_stated = PlattCalibrator(intercept=0.0, slope=1.0)
 
     assert blocking_codes(judged(candidate=idea)) == ("LOW_RISK_REWARD",)
-    assert blocking_codes(judged(candidate=idea, calibrator=as_stated)) == ()
+    assert blocking_codes(judged(candidate=idea, calibration=a_standing(calibrator=as_stated))) == ()
 
 
 # --- exits ---------------------------------------------------------------------------------------------

@@ -197,7 +197,9 @@ def test_a_probe_without_the_cash_for_it_is_sized_like_one() -> None:
     ],
 )
 def test_a_quarter_of_kelly_caps_the_risk_budget(kelly: str, risk_bps: str) -> None:
-    budget = risk_budget_bps(candidate=a_candidate(), policy=a_policy(), regime=None, kelly_fraction=Decimal(kelly))
+    budget = risk_budget_bps(
+        candidate=a_candidate(), policy=a_policy(), regime=None, kelly_fraction=Decimal(kelly), derated=False
+    )
 
     assert budget == Decimal(risk_bps)
 

@@ -1,5 +1,6 @@
 """Tests of what becomes of a reply: the verdict, the choice among candidates, probes, and the ticket."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -11,7 +12,7 @@ from app.domain.gates import GateStatus
 from app.domain.market import Claim, DataIssue, Snapshot
 from app.domain.policy import Regime, ScaleOut
 from app.domain.proposal import Candidate, EntryType, Mode, ModelFailure, Proposal, WatchItem
-from app.domain.recalibration import PlattCalibrator
+from app.domain.recalibration import UNCALIBRATED, CalibratorState, PlattCalibrator
 from app.domain.verdict import (
     Judgement,
     PriceCollar,
@@ -32,6 +33,7 @@ from tests.builders import (
     a_position,
     a_reservation,
     a_snapshot,
+    a_standing,
     a_symbol,
     a_trade,
     a_view,
@@ -40,6 +42,9 @@ from tests.builders import (
     gate_of,
     judged,
 )
+
+HALVED: Final = PlattCalibrator(intercept=0.0, slope=0.5)
+"""Halves the log odds: 80 % becomes logistic(0.5 x ln 4) = 2 / 3."""
 
 
 def ticket_of(judgement: Judgement) -> Ticket:
@@ -715,12 +720,122 @@ def test_a_claimed_risk_reward_stands_beside_the_computed_one_and_changes_nothin
 
 
 def test_a_calibrated_p_win_stands_beside_the_stated_one() -> None:
-    # logistic(0.5 x ln 4) = 2 / 3
-    judgement = judged(candidate={"p_win_pct": 80}, calibrator=PlattCalibrator(intercept=0.0, slope=0.5))
+    judgement = judged(candidate={"p_win_pct": 80}, calibration=a_standing(calibrator=HALVED))
 
     (claim,) = judgement.claims
     assert (claim.field, claim.claimed) == ("p_win", 0.8)
     assert claim.computed == pytest.approx(2 / 3)
+
+
+# --- the decider's record ------------------------------------------------------------------------------
+
+
+def test_only_a_calibrator_that_is_on_is_used() -> None:
+    found = {
+        state: judged(candidate={"p_win_pct": 80}, calibration=a_standing(state=state, calibrator=HALVED))
+        for state in CalibratorState
+    }
+    plain = judged(candidate={"p_win_pct": 80})
+    used = {
+        state: None if judgement.edge is None else float(judgement.edge.p_win) for state, judgement in found.items()
+    }
+
+    assert used == {"off": 0.8, "shadow": 0.8, "on": pytest.approx(2 / 3)}
+    for state in (CalibratorState.OFF, CalibratorState.SHADOW):
+        assert (found[state].edge, found[state].sizing) == (plain.edge, plain.sizing)
+        assert found[state].claims == plain.claims == ()
+
+
+def test_the_calibrated_p_win_is_kept_in_shadow_and_on() -> None:
+    kept = {
+        state: judged(candidate={"p_win_pct": 80}, calibration=a_standing(state=state, calibrator=HALVED))
+        for state in CalibratorState
+    }
+
+    assert kept[CalibratorState.OFF].p_win_calibrated is None
+    assert kept[CalibratorState.SHADOW].p_win_calibrated == kept[CalibratorState.ON].p_win_calibrated
+    assert float(kept[CalibratorState.ON].p_win_calibrated or 0) == pytest.approx(2 / 3)
+
+
+def test_the_calibrated_p_win_is_kept_even_where_no_edge_can_be_computed() -> None:
+    judgement = judged(candidate={"p_win_pct": 80}, symbol={"atr": None}, calibration=a_standing(calibrator=HALVED))
+
+    assert judgement.edge is None
+    assert float(judgement.p_win_calibrated or 0) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("p_win_pct", [0, 100])
+def test_a_p_win_that_no_decider_may_state_is_not_calibrated(p_win_pct: int) -> None:
+    judgement = judged(candidate={"p_win_pct": p_win_pct}, calibration=a_standing(calibrator=HALVED))
+
+    assert judgement.reason_code == "PROPOSAL_INVALID"
+    assert judgement.p_win_calibrated is None
+
+
+def test_the_calibrated_p_win_is_that_of_the_reported_candidate() -> None:
+    judgement = ranked(
+        a_candidate(p_win_pct=50), a_candidate(symbol="BOLT", p_win_pct=80), calibration=a_standing(calibrator=HALVED)
+    )
+
+    assert judgement.candidate is not None
+    assert judgement.candidate.symbol == "BOLT"
+    assert float(judgement.p_win_calibrated or 0) == pytest.approx(2 / 3)
+
+
+def test_nothing_is_calibrated_without_a_candidate() -> None:
+    standing = a_standing(derated=True, reason="The forecasts were rejected.")
+
+    for outcome in (ModelFailure.TIMEOUT, an_exit()):
+        judgement = judged(outcome, calibration=standing)
+        assert (judgement.calibration, judgement.p_win_calibrated) == (standing, None)
+
+
+def test_every_judgement_names_the_record_it_was_made_with() -> None:
+    standing = a_standing()
+
+    assert judged(calibration=standing).calibration == standing
+    assert judged().calibration == UNCALIBRATED
+
+
+@pytest.mark.parametrize(
+    ("level", "conviction", "free_bps", "derated_bps"),
+    [
+        # Level 1: .30 .60 .85 1.00 of 50 bps; the lowest is 15.
+        (1, 85, "50", "15"),
+        (1, 84, "42.5", "15"),
+        (1, 65, "30", "15"),
+        (1, 64, "15", "15"),
+        (1, 55, "15", "15"),
+        # Below the threshold it was half the lowest band already.
+        (1, 54, "7.5", "7.5"),
+        (0, 85, "40", "10"),
+        (2, 85, "50", "17.5"),
+        (3, 85, "50", "20"),
+    ],
+)
+def test_a_derated_decider_earns_no_more_than_the_lowest_band(
+    level: int, conviction: int, free_bps: str, derated_bps: str
+) -> None:
+    case: dict[str, Any] = {"candidate": {"conviction": conviction}, "policy": {"aggressiveness_level": level}}
+    free, derated = judged(**case), judged(**case, calibration=replace(UNCALIBRATED, derated=True, reason="Rejected."))
+
+    assert free.sizing is not None
+    assert derated.sizing is not None
+    assert (free.sizing.risk_bps, derated.sizing.risk_bps) == (Decimal(free_bps), Decimal(derated_bps))
+    assert derated.gates[-1].status == free.gates[-1].status
+
+
+def test_derating_leaves_kelly_as_the_smaller_cap_where_it_is_one() -> None:
+    # Kelly 0.37 - 0.63 / 3 = 0.16;  0.001 x 0.16 x 10,000 = 1.6 bps, below 15
+    case: dict[str, Any] = {"candidate": {"p_win_pct": 37}, "policy": {**COSTLESS, "kelly_fraction": Decimal("0.001")}}
+    free, derated = judged(**case), judged(**case, calibration=replace(UNCALIBRATED, derated=True, reason="Rejected."))
+
+    assert free.sizing == derated.sizing
+    assert free.sizing is not None
+    assert free.sizing.risk_bps < 15
+
+
+# --- what stands beside --------------------------------------------------------------------------------
 
 
 def test_a_sent_pnl_stands_beside_the_one_derived_from_stored_marks() -> None:

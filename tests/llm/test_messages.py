@@ -16,9 +16,12 @@ import pytest
 from app.domain.policy import Policy
 from app.domain.proposal import Mode, ModelFailure, Proposal
 from app.llm.decider import DeciderFailure, Reply
-from app.llm.messages import MAX_RAW_CHARACTERS, MessagesDecider, ModelPrice, Usage, model_traits
+from app.llm.messages import MAX_RAW_CHARACTERS, MessagesDecider
+from app.llm.models import ModelPrice, Usage, model_traits
 from app.llm.prompt import build_prompt
-from app.llm.wire import TOOL_NAME, parse_decision, tool_definition
+from app.llm.targets import Target, TargetError, TargetKind, chosen
+from app.llm.wire import FORMAT_NOTE, TOOL_NAME, decision_schema, parse_decision, tool_definition
+from app.settings import Secret
 from tests.llm.builders import account, bounds, nvda, view, wire_candidate, wire_decision
 from tests.model_server import Answer, ModelServer, Script, decide, error, message, tool_call
 
@@ -27,6 +30,19 @@ ROOT = Path(__file__).parents[2]
 RECORDED = ROOT / "tests" / "data" / "messages_api_replies.json"
 
 Ask = Callable[..., Awaitable[tuple[Reply, ModelServer]]]
+
+
+def one_target(base_url: str | None = None, *, max_connections: int = 100, **fields: Any) -> MessagesDecider:
+    """A decider over one target, by default as the ANTHROPIC_ settings make it."""
+    example: dict[str, Any] = {
+        "name": "anthropic",
+        "kind": TargetKind.ANTHROPIC,
+        "model": "claude-haiku-5-5",
+        "key": Secret(KEY),
+        "base_url": base_url,
+    }
+    target = chosen(**(example | fields), own=False, may_stream=False, given={})
+    return MessagesDecider(target, max_connections=max_connections)
 
 
 async def propose(decider: MessagesDecider, *, budget_s: float = 5.0) -> Reply:
@@ -43,7 +59,7 @@ async def ask() -> AsyncIterator[Ask]:
 
         async def run(*answers: Script, budget_s: float = 5.0, **options: Any) -> tuple[Reply, ModelServer]:
             server = await stack.enter_async_context(ModelServer(*answers))
-            decider = MessagesDecider(api_key=KEY, base_url=server.base_url, **options)
+            decider = one_target(server.base_url, **options)
             stack.push_async_callback(decider.close)
             return await propose(decider, budget_s=budget_s), server
 
@@ -121,20 +137,35 @@ async def test_thinking_is_disabled_only_where_it_is_on_and_may_be(ask: Ask, mod
 
 
 @pytest.mark.parametrize("model", ["claude-sonnet-5-5", "claude-opus-5-5", "eu.anthropic.claude-fable-5-1-v1:0"])
-def test_a_model_that_refuses_a_forced_tool_is_refused_at_the_start(model: str) -> None:
-    with pytest.raises(ValueError, match="refuses a forced tool"):
-        MessagesDecider(api_key=KEY, model=model)
+async def test_a_model_that_refuses_a_forced_tool_is_asked_for_formatted_text(ask: Ask, model: str) -> None:
+    text = {"type": "text", "text": json.dumps(wire_decision())}
+    thought = {"type": "thinking", "thinking": "", "signature": "x"}
+    reply, server = await ask(Answer(body=message(thought, text, stop_reason="end_turn")), model=model)
+    body = server.requests[0].body
+
+    assert reply.outcome == parse_decision(wire_decision())
+    assert body["output_config"]["format"] == {"type": "json_schema", "schema": decision_schema(strict=True)}
+    assert body["output_config"]["effort"] == "low"
+    assert body.keys().isdisjoint({"tools", "tool_choice"})
+    assert body["system"][-1] == {"type": "text", "text": FORMAT_NOTE, "cache_control": {"type": "ephemeral"}}
+    assert body.get("thinking") in (None, {"type": "between_tools"})
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-5-5", "claude-opus-5-5", "eu.anthropic.claude-fable-5-1-v1:0"])
+def test_a_forced_tool_of_a_model_that_refuses_it_stops_the_start(model: str) -> None:
+    with pytest.raises(TargetError, match="refuses a forced tool"):
+        Target(name="x", kind=TargetKind.ANTHROPIC, key=Secret(KEY), model=model)
 
 
 @pytest.mark.parametrize("key", ["", "schlüssel", "two\nlines"])
 def test_a_key_that_no_header_can_hold_is_refused_at_the_start(key: str) -> None:
-    with pytest.raises(ValueError, match="must be printable ASCII"):
-        MessagesDecider(api_key=key)
+    with pytest.raises(TargetError, match="must be printable ASCII"):
+        one_target(key=Secret(key))
 
 
 async def test_connections_are_reused(ask: Ask) -> None:
     async with ModelServer() as server:
-        decider = MessagesDecider(api_key=KEY, base_url=server.base_url)
+        decider = one_target(server.base_url)
         for _ in range(3):
             assert isinstance((await propose(decider)).outcome, Proposal)
         await decider.close()
@@ -345,7 +376,7 @@ async def test_an_error_status_is_unavailable_and_says_which(ask: Ask, status: i
 async def test_a_port_where_nobody_listens_is_unavailable() -> None:
     async with ModelServer() as server:
         base_url = server.base_url
-    decider = MessagesDecider(api_key=KEY, base_url=base_url)
+    decider = one_target(base_url)
 
     assert failure_of(await propose(decider)).code is ModelFailure.UNAVAILABLE
     await decider.close()
@@ -380,7 +411,7 @@ async def test_without_time_left_nobody_is_asked(ask: Ask, budget_s: float) -> N
 
 async def test_cancelling_passes_through() -> None:
     async with ModelServer(Answer(body=message(GOOD), delay_s=30)) as server:
-        decider = MessagesDecider(api_key=KEY, base_url=server.base_url)
+        decider = one_target(server.base_url)
         call = asyncio.create_task(propose(decider, budget_s=30))
         while not server.requests:
             await asyncio.sleep(0.01)
@@ -397,7 +428,7 @@ async def test_the_next_call_succeeds_after_every_kind_of_failure() -> None:
     ]
     answers: list[Script] = [script for fault in faults for script in (fault, decide)]
     async with ModelServer(*answers) as server:
-        decider = MessagesDecider(api_key=KEY, base_url=server.base_url, max_connections=1)
+        decider = one_target(server.base_url, max_connections=1)
         for fault in faults:
             budget_s = 0.2 if fault.delay_s or fault.drip_s else 5.0
             assert isinstance((await propose(decider, budget_s=budget_s)).outcome, DeciderFailure)
@@ -425,7 +456,7 @@ async def test_the_key_is_in_no_detail_and_no_stored_reply(ask: Ask) -> None:
 async def test_a_placeholder_for_a_key_does_not_garble_the_stored_reply() -> None:
     body = message(GOOD)
     async with ModelServer(Answer(body=body)) as server:
-        decider = MessagesDecider(api_key="x", base_url=server.base_url)
+        decider = one_target(server.base_url, key=Secret("x"))
         reply = await propose(decider)
         await decider.close()
 
@@ -487,7 +518,7 @@ async def test_the_stand_in_is_neutral_where_every_symbol_is_held_or_without_atr
     market, of, policy = view(nvda(atr=None)), account(), Policy()
     prompt = build_prompt(policy=policy, market=market, account=of, bounds=bounds())
     async with ModelServer() as server:
-        decider = MessagesDecider(api_key=KEY, base_url=server.base_url)
+        decider = one_target(server.base_url)
         reply = await decider.propose(prompt=prompt, market=market, account=of, policy=policy, budget_s=5)
         await decider.close()
 
@@ -501,7 +532,7 @@ async def test_the_stand_in_runs_as_a_command_of_its_own() -> None:
     )
     assert process.stdout is not None
     base_url = (await process.stdout.readline()).decode().strip()
-    decider = MessagesDecider(api_key=KEY, base_url=base_url)
+    decider = one_target(base_url)
     try:
         assert isinstance((await propose(decider)).outcome, Proposal)
     finally:

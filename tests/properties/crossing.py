@@ -10,7 +10,7 @@ from app.domain.indicators import Bar
 from app.domain.market import MarketView, Snapshot, SymbolSnapshot, resolve_market
 from app.domain.policy import Policy, Regime, ScaleOut
 from app.domain.proposal import Candidate, Direction, EntryType, Mode, ModelFailure, Proposal, Setup
-from app.domain.recalibration import PlattCalibrator
+from app.domain.recalibration import CalibratorState, PlattCalibrator, SizingStanding
 from app.domain.verdict import Judgement, judge
 from tests.properties.worlds import BUCKET_MAP, Record, World
 
@@ -31,7 +31,7 @@ def judge_outcome(world: World, outcome: Proposal | ModelFailure) -> Judgement:
         state=state_of(world.state),
         policy=policy_of(world.policy),
         decider_serves_live=world.serves_live,
-        calibrator=calibrator_of(world),
+        calibration=standing_of(world),
     )
 
 
@@ -94,8 +94,15 @@ def candidate_of(candidate: Record) -> Candidate:
     return Candidate(**candidate | words | prices)
 
 
-def calibrator_of(world: World) -> PlattCalibrator | None:
-    if world.calibrator is None:
-        return None
-    intercept, slope = world.calibrator
-    return PlattCalibrator(intercept=intercept, slope=slope)
+def standing_of(world: World) -> SizingStanding:
+    calibrator = None
+    if world.calibrator is not None:
+        intercept, slope = world.calibrator
+        calibrator = PlattCalibrator(intercept=intercept, slope=slope)
+    return SizingStanding(
+        state=CalibratorState(world.calibrator_state),
+        calibrator_id=None if calibrator is None else 1,
+        calibrator=calibrator,
+        derated=world.derated,
+        reason="test" if world.derated else None,
+    )

@@ -3,20 +3,20 @@
 import asyncio
 import copy
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -25,15 +25,16 @@ from app.domain.verdict import Judgement
 from app.llm.wire import InvalidReplyError, parse_decision
 from app.main import create_app
 from app.settings import Auth, DeciderChoice, Secret, Settings
-from tests import oracle
 from tests.builders import a_request
-from tests.model_server import Answer, ModelServer, Request, message, tool_call
+from tests.faults.processes import asking, start
+from tests.model_server import Answer, ModelServer, message, tool_call
 from tests.properties import worlds as scenery
 from tests.properties.counts import CountReport
 from tests.properties.crossing import judge_outcome
+from tests.properties.exchanges import KINDS, Exchange, dump, exchanges, request_of, sent_worlds
 from tests.properties.limits import broken_limits
-from tests.properties.replies import ANYTHING, PRICES, spoiled, tool_input, tool_inputs
-from tests.properties.worlds import BUCKET_MAP, Draw, Record, World, pick, worlds
+from tests.properties.replies import ANYTHING, spoiled, tool_input, tool_inputs
+from tests.properties.worlds import BUCKET_MAP, Draw, Record, World, worlds
 
 LEAST_ORDERS = 0.30
 
@@ -120,105 +121,13 @@ def check_reduction(world: World, judgement: Judgement) -> None:
 
 # ------------------------------------------------------------------------------------------ over HTTP
 
-FRIDAY = datetime(2024, 11, 22, 15, 30, tzinfo=UTC)
-"""In the past, for a service that does not look at the age of snapshots (as in replays)."""
-
-SENT_ALONE = (
-    scenery.spoil_market,
-    scenery.spoil_quotes,
-    scenery.add_bars,
-    scenery.spoil_prices,
-    scenery.spoil_words,
-    scenery.tempt_a_probe,
-    scenery.spoil_loss,
-    scenery.spoil_account,
-    scenery.spoil_positions,
-)
-"""Troubles that a request can bring; what they did to the store is undone."""
-
-
-def as_json(value: Any) -> Any:
-    """Decimals become the floats that JSON has, times become text."""
-    if isinstance(value, dict):
-        return {name: as_json(inner) for name, inner in value.items() if inner is not None}
-    if isinstance(value, list | tuple):
-        return [as_json(inner) for inner in value]
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else value
-
-
-def as_read(value: Any) -> Any:
-    """Decimals become what a reader makes of their floats; times move from the worlds' Friday to ours."""
-    if isinstance(value, dict):
-        return {name: as_read(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_read(inner) for inner in value]
-    if isinstance(value, datetime):
-        return value - scenery.NOON + FRIDAY
-    return Decimal(repr(float(value))) if isinstance(value, Decimal) else value
-
-
-@st.composite
-def sent_worlds(draw: Draw) -> World:
-    """A world as a request brings it to a service with default limits that never saw the account."""
-    world: World = draw(worlds(SENT_ALONE))
-    world.snapshot, world.account, world.reply = (
-        as_read(part) for part in (world.snapshot, world.account, world.reply)
-    )
-    world.state = scenery.empty_state(FRIDAY)
-    world.policy = oracle.DEFAULT_POLICY | {"max_snapshot_age_s": 0}
-    world.calibrator, world.serves_live = None, True
-    return world
-
-
-@st.composite
-def exchanges(draw: Draw) -> tuple[World, bytes, bool]:
-    """A world, the body of the model's answer, and whether that is just what the world's reply says."""
-    world = draw(sent_worlds())
-    sound = message(tool_call(tool_input(world.reply)))
-    match pick(draw, *["sound"] * 7, "input", "input", "message", "anything", "bytes"):
-        case "input":
-            return world, dump(message(tool_call(draw(tool_inputs(world))))), False
-        case "message":
-            return world, dump(draw(spoiled(sound))), False
-        case "anything":
-            return world, dump(draw(ANYTHING)), False
-        case "bytes":
-            return world, draw(st.binary(max_size=200)), False
-        case _:
-            # The tool takes no negative price; then there is no reply that the oracle could read.
-            prices = [candidate[name] for candidate in world.reply["candidates"] for name in PRICES]
-            return world, dump(sound), all(price is None or price >= 0 for price in prices)
-
-
-def dump(value: Any) -> bytes:
-    """JSON as careless programs write it: NaN and Infinity bare, lone surrogates escaped."""
-    return json.dumps(value).encode()
-
-
-def request_of(world: World, account_id: str) -> Record:
-    body: Record = as_json(
-        {
-            "account": world.account | {"id": account_id},
-            "as_of": world.snapshot["as_of"],
-            "market": world.snapshot["market"],
-            "regime": world.snapshot["regime"],
-        }
-    )
-    return body
-
 
 class Model:
-    """A model behind a real socket that answers with the body it is given."""
+    """A model behind a real socket that gives the answer it is told to give."""
 
     def __init__(self) -> None:
-        self.body = b""
-        self.status = 200
+        self.answer = Answer()
         self.base_url = ""
-
-    def answer(self, _: Request) -> Answer:
-        return Answer(status=self.status, body=self.body)
 
     @contextmanager
     def serve(self) -> Iterator["Model"]:
@@ -226,7 +135,7 @@ class Model:
         ready, stop, loop = threading.Event(), asyncio.Event(), asyncio.new_event_loop()
 
         async def run() -> None:
-            async with ModelServer(self.answer) as server:
+            async with ModelServer(lambda _: self.answer) as server:
                 self.base_url = server.base_url
                 ready.set()
                 await stop.wait()
@@ -248,22 +157,27 @@ def model() -> Iterator[Model]:
         yield serving
 
 
+def buckets_file(folder: Path) -> Path:
+    """The worlds' buckets as the service reads them."""
+    lines = [f"{symbol},{'|'.join(names)}" for symbol, names in BUCKET_MAP.items()]
+    path = folder / "buckets.csv"
+    path.write_text("\n".join(["symbol,buckets", *lines]) + "\n")
+    return path
+
+
 @pytest.fixture
 def client(database_url: str, model: Model, tmp_path: Path) -> Iterator[TestClient]:
-    buckets = tmp_path / "buckets.csv"
-    lines = [f"{symbol},{'|'.join(names)}" for symbol, names in BUCKET_MAP.items()]
-    buckets.write_text("\n".join(["symbol,buckets", *lines]) + "\n")
-    settings = Settings(
+    told = Settings(
         database_url=Secret(database_url),
         auth=Auth.OFF,
         decider=DeciderChoice.ANTHROPIC,
         anthropic_api_key=Secret("sk-test"),
         anthropic_base_url=model.base_url,
-        buckets_file=buckets,
+        buckets_file=buckets_file(tmp_path),
         rate_limit_per_minute=1_000_000,
         limits={"max_snapshot_age_s": 0, "decision_deadline_ms": 60_000},
     )
-    app = create_app(settings)
+    app = create_app(told)
     # Log lines of thousands of requests would bury what the test has to say.
     with capture_logs(), TestClient(app, raise_server_exceptions=False) as running:
         yield running
@@ -276,31 +190,75 @@ def account_ids() -> Callable[[], str]:
     return lambda: f"account-{next(numbers)}"
 
 
+PROVE = os.environ.get("PROVE") == "1"
+REPLIES = 5000 if PROVE else 250
+UNMOVED = {"MODEL_BREAKER_FAILURES": 1000, "MODEL_HEDGE_MAX_SHARE": 0, "MODEL_WARM_EVERY_S": 0}
+"""Settings of a service that asks the model once per request, whatever came of the requests before."""
+ENDLESS_DEADLINE_MS = 400
+"""How long a decision may take where the model never comes to an end; 150 ms of it are kept for the record."""
+
+
+@contextmanager
+def serving(database_url: str, model: Model, folder: Path, **settings: object) -> Iterator[str]:
+    """The address of a `tradeverdict serve` process of its own that asks the model."""
+    with asyncio.Runner() as runner:
+        started = runner.run(
+            start(
+                database_url,
+                folder,
+                **asking(model.base_url),
+                **UNMOVED,
+                RATE_LIMIT_PER_MINUTE=1_000_000,
+                BUCKETS_FILE=buckets_file(folder),
+                **settings,
+            )
+        )
+        try:
+            yield started.base_url
+        finally:
+            runner.run(started.kill())
+            assert started.process.stdout is not None
+            started.process.stdout.close()
+
+
 def test_every_reply_to_a_valid_snapshot_is_answered_within_all_limits(
-    client: TestClient, model: Model, account_ids: Callable[[], str], report_counts: CountReport
+    database_url: str, model: Model, tmp_path: Path, account_ids: Callable[[], str], report_counts: CountReport
 ) -> None:
     verdicts: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
 
-    @given(exchanges())
-    def ask(exchange: tuple[World, bytes, bool]) -> None:
-        world, model.body, is_sound = exchange
-        response = client.post("/decide", json=request_of(world, account_ids()))
+    with (
+        serving(database_url, model, tmp_path, DECISION_DEADLINE_MS=60_000) as patient,
+        serving(database_url, model, tmp_path, DECISION_DEADLINE_MS=ENDLESS_DEADLINE_MS) as hasty,
+        httpx2.Client(timeout=90, trust_env=False) as bot,
+    ):
 
-        assert response.status_code == 200, response.text
-        assert response.headers["content-type"] == "application/json"
-        answer = response.json()
-        verdicts[answer["verdict"]] += 1
-        assert answer["should_execute"] == (answer["order"] is not None)
-        assert answer["should_execute"] == (answer["verdict"] in {"approved", "resized"})
-        if answer["order"] is not None and not answer["order"]["reduce_only"]:
-            check_answer(world, answer)
-        if is_sound:
-            expected = world.judged_by_oracle()
-            assert (answer["verdict"], answer["reason_code"]) == (expected["verdict"], expected["reason_code"])
+        @settings(max_examples=REPLIES)
+        @given(exchanges())
+        def ask(exchange: Exchange) -> None:
+            world, model.answer = exchange.world, exchange.answer()
+            service = hasty if exchange.endless else patient
+            response = bot.post(f"{service}/decide", json=request_of(world, account_ids()))
 
-    ask()
+            assert response.status_code == 200, response.text
+            assert response.headers["content-type"] == "application/json"
+            answer = response.json()
+            verdicts[answer["verdict"]] += 1
+            kinds[exchange.kind] += 1
+            check_order(world, answer)
+            if exchange.reasons:
+                assert answer["order"] is None
+                assert answer["reason_code"] in exchange.reasons
+            if exchange.sound:
+                expected = world.judged_by_oracle()
+                assert (answer["verdict"], answer["reason_code"]) == (expected["verdict"], expected["reason_code"])
+
+        ask()
 
     report_counts("any model answer over HTTP", verdicts)
+    report_counts("kinds of model answers", kinds)
+    assert verdicts.total() >= REPLIES
+    assert not PROVE or set(kinds) == set(KINDS)
     assert (verdicts["approved"] + verdicts["resized"]) / verdicts.total() >= LEAST_ORDERS
 
 
@@ -310,7 +268,7 @@ def test_every_recorded_reply_of_the_real_api_is_answered(
     recordings = json.loads((Path(__file__).parents[1] / "data" / "messages_api_replies.json").read_text())["replies"]
     answers = []
     for recording in recordings:
-        model.status, model.body = recording["status"], dump(recording["body"])
+        model.answer = Answer(status=recording["status"], body=dump(recording["body"]))
         answers.append(client.post("/decide", json=a_request(account={"id": account_ids()})))
 
     assert len(answers) == 25
@@ -322,7 +280,21 @@ def test_every_recorded_reply_of_the_real_api_is_answered(
     assert all(answer.json()["order"] is None for answer in answers)
 
 
-def check_answer(world: World, answer: Record) -> None:
+def check_order(world: World, answer: Record) -> None:
+    """What is executed was approved, and keeps every limit; what only reduces takes no more than is held."""
+    order = answer["order"]
+    assert answer["should_execute"] == (order is not None)
+    assert answer["should_execute"] == (answer["verdict"] in {"approved", "resized"})
+    if order is None:
+        return
+    if order["reduce_only"]:
+        held = next(position for position in world.account["positions"] if position["symbol"] == order["symbol"])
+        assert 0 <= order["quantity"] <= abs(held["quantity"])
+    else:
+        check_limits(world, answer)
+
+
+def check_limits(world: World, answer: Record) -> None:
     order, proposal = answer["order"], answer["proposal"]
     # risk_usd is rounded to the cent.
     risk_per_share = (Fraction(order["risk_usd"]) - Fraction("0.005")) / order["quantity"]
@@ -346,7 +318,7 @@ def test_every_request_is_answered_or_refused_with_a_problem(
     @given(requests())
     def ask(case: tuple[World, Any]) -> None:
         world, body = case
-        model.body = dump(message(tool_call(tool_input(world.reply))))
+        model.answer = Answer(body=dump(message(tool_call(tool_input(world.reply)))))
         body = copy.deepcopy(body)
         if isinstance(body, dict) and isinstance(body.get("account"), dict) and body["account"].get("id") == "":
             body["account"]["id"] = account_ids()

@@ -93,6 +93,10 @@ def compare_sizes(expected: dict[str, Any], actual: Judgement) -> None:
 
 
 def compare_edges(expected: dict[str, Any], actual: Judgement) -> None:
+    if expected["p_win_calibrated"] is None:
+        assert actual.p_win_calibrated is None
+    else:
+        assert_close(actual.p_win_calibrated, expected["p_win_calibrated"])
     if expected["ev_r"] is None:
         assert actual.edge is None
         return

@@ -231,6 +231,11 @@ def p_win_falls(draw: Draw, world: World) -> None:
     candidate["p_win_pct"] = between(draw, 1, candidate["p_win_pct"])
 
 
+def record_is_rejected(draw: Draw, world: World) -> None:
+    """The decider is derated."""
+    world.derated = True
+
+
 WORSE: tuple[Worsen, ...] = (
     atr_grows,
     spread_grows,
@@ -244,6 +249,7 @@ WORSE: tuple[Worsen, ...] = (
     more_is_executed,
     conviction_falls,
     p_win_falls,
+    record_is_rejected,
 )
 
 

@@ -42,6 +42,8 @@ class World:
     reply: Record
     policy: Record = field(default_factory=lambda: dict(oracle.DEFAULT_POLICY))
     calibrator: tuple[float, float] | None = None
+    calibrator_state: str = "off"
+    derated: bool = False
     serves_live: bool = True
     troubles: list[str] = field(default_factory=list)
 
@@ -55,6 +57,8 @@ class World:
             bucket_map=BUCKET_MAP,
             serves_live=self.serves_live,
             calibrator=self.calibrator,
+            calibrator_state=self.calibrator_state,
+            derated=self.derated,
         )
 
     @property
@@ -599,6 +603,8 @@ def worlds(
     )
     if pick(draw, False, False, True):
         world.calibrator = (between(draw, -50, 50) / 100, between(draw, 50, 150) / 100)
+        world.calibrator_state = pick(draw, "on", "on", "on", "shadow", "off")
+    world.derated = pick(draw, False, False, False, True)
     if pick(draw, False, False, False, True):
         world.policy["scale_out"] = "thirds"
     world.serves_live = pick(draw, True, True, False)

@@ -1,0 +1,175 @@
+"""Judge whether a record rejects its forecasts, and say in plain words why and what to do.
+
+`miscalibrated` needs both an e-value of at least 20 and a day-clustered |t| beyond 2.58, of the level or of the spread
+of the forecasts. The level of the Brier score is no part of it. Advice is given only where something was rejected:
+what chance may explain is no reason to change a forecast.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+REJECTING_E: Final = 20.0
+REJECTING_T: Final = 2.58
+
+
+class CalibrationVerdict(StrEnum):
+    """Say what the record allows to say; `calibrated` is that nothing rejects it."""
+
+    CALIBRATED = "calibrated"
+    MISCALIBRATED = "miscalibrated"
+    INSUFFICIENT = "insufficient"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Hold the figures that a verdict and its words rest on.
+
+    `calibration_error` is mean forecast less mean outcome, `slope_t` the t of slope - 1, both t clustered by day.
+    `certain` counts forecasts of 0 or 100 %.
+    """
+
+    n: int
+    min_decisions: int
+    e_value: float | None
+    calibration_error: float | None
+    calibration_error_t: float | None
+    slope: float | None
+    slope_t: float | None
+    skill: float | None
+    certain: int
+
+    @property
+    def level_is_off(self) -> bool:
+        return _is_off(self.calibration_error_t)
+
+    @property
+    def spread_is_off(self) -> bool:
+        return _is_off(self.slope_t)
+
+    @property
+    def rejected(self) -> bool:
+        """Tell whether there is enough to judge, and both tests reject."""
+        return self.n >= self.min_decisions and is_rejected(
+            e_value=self.e_value, level_t=self.calibration_error_t, spread_t=self.slope_t
+        )
+
+    @property
+    def verdict(self) -> CalibrationVerdict:
+        if self.n < self.min_decisions:
+            return CalibrationVerdict.INSUFFICIENT
+        return CalibrationVerdict.MISCALIBRATED if self.rejected else CalibrationVerdict.CALIBRATED
+
+
+def is_rejected(*, e_value: float | None, level_t: float | None, spread_t: float | None) -> bool:
+    """Tell whether both tests reject: the e-value, and one of the two day-clustered t."""
+    return e_value is not None and e_value >= REJECTING_E and (_is_off(level_t) or _is_off(spread_t))
+
+
+def _is_off(t: float | None) -> bool:
+    return t is not None and abs(t) > REJECTING_T
+
+
+def reasons(findings: Findings) -> tuple[str, ...]:
+    """Say why the verdict is what it is."""
+    return (_ground(findings), *_level(findings), *_spread(findings))
+
+
+def recommendations(findings: Findings) -> tuple[str, ...]:
+    """Say what to do about it."""
+    advice: list[str] = []
+    match findings.verdict:
+        case CalibrationVerdict.INSUFFICIENT:
+            missing = findings.min_decisions - findings.n
+            advice = [f"Wait for {missing} more resolved {_decisions(missing)} before drawing conclusions."]
+        case CalibrationVerdict.MISCALIBRATED:
+            advice = [*_mend_level(findings), *_mend_spread(findings), "Trade smaller until the record recovers."]
+        case CalibrationVerdict.CALIBRATED:
+            advice = ["Change nothing on account of these figures: chance may explain what is off in them."]
+    if findings.certain:
+        advice.append("Never state 0 or 100 %: one such forecast that fails cannot be made good.")
+    if findings.skill is not None and findings.skill <= 0 and findings.verdict is not CalibrationVerdict.INSUFFICIENT:
+        advice.append("Look for what sets winners apart: always stating the win rate would have scored as well.")
+    return tuple(advice)
+
+
+def _ground(findings: Findings) -> str:
+    n = f"{findings.n} resolved {_decisions(findings.n)}"
+    match findings.verdict:
+        case CalibrationVerdict.INSUFFICIENT:
+            return f"{n}: below {findings.min_decisions} nothing is judged."
+        case CalibrationVerdict.MISCALIBRATED:
+            return (
+                f"{n} reject the forecasts: the e-value is {_e(findings)} ({REJECTING_E:g} rejects) and the "
+                f"day-clustered t is {_ts(findings)} (beyond {REJECTING_T:g} rejects)."
+            )
+        case CalibrationVerdict.CALIBRATED:
+            return f"{n} do not reject the forecasts, which does not prove them right: {_why_not_rejected(findings)}."
+
+
+def _why_not_rejected(findings: Findings) -> str:
+    if findings.e_value is None or findings.e_value < REJECTING_E:
+        return f"the e-value is {_e(findings)}, below {REJECTING_E:g}"
+    if findings.calibration_error_t is None and findings.slope_t is None:
+        return (
+            f"the e-value of {_e(findings)} would reject them if outcomes were independent, but without at least two "
+            "known days this cannot be told"
+        )
+    return (
+        f"the e-value of {_e(findings)} would reject them if outcomes were independent, but the day-clustered t is "
+        f"{_ts(findings)}, within {REJECTING_T:g}"
+    )
+
+
+def _level(findings: Findings) -> list[str]:
+    if findings.calibration_error is None:
+        return []
+    points = 100 * findings.calibration_error
+    if round(abs(points), 1) == 0:
+        return ["On average, forecasts are level with outcomes."]
+    side = "above" if points > 0 else "below"
+    return [f"On average, forecasts are {abs(points):.1f} points {side} outcomes."]
+
+
+def _spread(findings: Findings) -> list[str]:
+    if findings.slope is None:
+        return ["All forecasts are alike, so that their spread cannot be judged."] if findings.n else []
+    slope = f"{findings.slope:.2f}"
+    if slope == "1.00":
+        return ["The slope is 1.00: forecasts lie as far apart as outcomes do."]
+    if findings.slope < 0:
+        return [f"The slope is {slope}: higher forecasts have won less often."]
+    if findings.slope < 1:
+        return [f"The slope is {slope}, below 1: overconfident, forecasts lie further apart than outcomes do."]
+    return [f"The slope is {slope}, above 1: underconfident, outcomes lie further apart than forecasts do."]
+
+
+def _mend_level(findings: Findings) -> list[str]:
+    if not findings.level_is_off or findings.calibration_error is None:
+        return []
+    verb = "Lower" if findings.calibration_error > 0 else "Raise"
+    return [f"{verb} stated probabilities by about {100 * abs(findings.calibration_error):.0f} points."]
+
+
+def _mend_spread(findings: Findings) -> list[str]:
+    if not findings.spread_is_off or findings.slope is None:
+        return []
+    if findings.slope <= 0:
+        return ["Do not size by these forecasts: they rank trades the wrong way round, or not at all."]
+    worth = f"ten points of difference have been worth about {10 * findings.slope:.0f}"
+    if findings.slope < 1:
+        return [f"Move forecasts towards their average: {worth}."]
+    return [f"Move forecasts away from their average: {worth}."]
+
+
+def _ts(findings: Findings) -> str:
+    named = (("for their level", findings.calibration_error_t), ("for their spread", findings.slope_t))
+    return " and ".join(f"{t:.2f} {of}" for of, t in named if t is not None)
+
+
+def _e(findings: Findings) -> str:
+    return "not known" if findings.e_value is None else f"{findings.e_value:.3g}"
+
+
+def _decisions(n: int) -> str:
+    return "decision" if n == 1 else "decisions"

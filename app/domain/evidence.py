@@ -1,0 +1,254 @@
+"""Weigh what a record proves: standard errors, intervals, and tests that may be looked at after every outcome.
+
+* Decisions of one day share the market's day, so errors are clustered by day: with S_d the sum of a day's terms,
+  n_d their number and B the mean of all N, Var = D/(D - 1) x sum of (S_d - B n_d)^2 / N^2, on D - 1 degrees of
+  freedom. The iid error is given beside it; N x iid variance / clustered variance is the effective sample size.
+* An ordinary test that is looked at after every outcome sooner or later cries wolf. The e-process does so in at most
+  1 of 20 honest records ever when an e-value of 20 is asked, but counts on independent outcomes; those of one
+  day are not. A verdict therefore asks for both: e >= 20 and a day-clustered |t| > 2.58.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+
+from app.domain.tally import Row, Scored
+
+CONFIDENCE: Final = 0.95
+E_PRIOR: Final = 100
+"""Weight, in outcomes, of the prior that the e-process puts around each forecast."""
+LARGEST_E: Final = 1e300
+LARGEST_T: Final = 1e6
+ANYTIME_RHO: Final = 25.0
+ANYTIME_ALPHA: Final = 0.05
+TAIL_SDS: Final = 8
+"""Standard deviations on either side of a binomial's mean beyond which lies less than 1e-14 of it."""
+MANY_DEGREES: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Hold a mean with its standard error and the degrees of freedom of that."""
+
+    mean: float
+    standard_error: float
+    degrees: int
+
+    @property
+    def t(self) -> float | None:
+        """Return the mean in standard errors, at most 1e6 either way; None when there is neither.
+
+        What is wrong by the same amount every day (always 70 %, never a win) has no error at all, and is no less wrong.
+        """
+        if not self.mean and not self.standard_error:
+            return None
+        if abs(self.mean) >= LARGEST_T * self.standard_error:
+            return math.copysign(LARGEST_T, self.mean)
+        return self.mean / self.standard_error
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % interval by Student's t."""
+        reach = student_t_quantile((1 + CONFIDENCE) / 2, degrees=self.degrees) * self.standard_error
+        return self.mean - reach, self.mean + reach
+
+
+def iid_brier(scored: Scored) -> Estimate | None:
+    """Estimate the Brier score as if outcomes were independent. None below two decisions."""
+    if (n := scored.n) < 2:
+        return None
+    total = squares = 0
+    for row in scored.rows:
+        of_row = _losses(row)
+        total += sum(count * loss for count, loss in of_row)
+        squares += sum(count * loss**2 for count, loss in of_row)
+    variance = (n * squares - total**2) / (10**8 * n * (n - 1))
+    return Estimate(mean=total / (10_000 * n), standard_error=math.sqrt(variance / n), degrees=n - 1)
+
+
+def clustered_brier(scored: Scored) -> Estimate | None:
+    """Estimate the Brier score with days as clusters. None below two days, or when days are not known."""
+    return None if scored.days is None else _clustered([(day.n, day.losses) for day in scored.days], unit=10_000)
+
+
+def clustered_calibration_error(scored: Scored) -> Estimate | None:
+    """Estimate mean forecast less mean outcome with days as clusters."""
+    return None if scored.days is None else _clustered([(day.n, day.errors) for day in scored.days], unit=100)
+
+
+def clustered_tilt(scored: Scored) -> Estimate | None:
+    """Estimate the covariance of forecast and y - p with days as clusters: (slope - 1) x the variance of forecasts."""
+    if scored.days is None:
+        return None
+    n, percents = scored.n, scored.percents
+    return _clustered(
+        [(day.n, percents * day.errors - n * day.tilts) for day in scored.days], unit=10_000 * n if n else 1
+    )
+
+
+def log_e_value(scored: Scored) -> float | None:
+    """Compute the logarithm of the mixture e-value against "every forecast is right"; infinite when it cannot be.
+
+    By percent p, with s = 100, w of n won: B(sp + w, s(1 - p) + n - w) / [B(sp, s(1 - p)) p^w (1 - p)^(n - w)]. An
+    outcome of 1/2 counts as half of each, which by convexity only weakens the evidence. A forecast of 0 or 100 % that
+    came true proves nothing; one that did not refutes it. None without decisions.
+    """
+    if not scored.rows:
+        return None
+    terms = []
+    for row in scored.rows:
+        won, lost = row.points / 2, (2 * row.n - row.points) / 2
+        if row.percent in {0, 100}:
+            if lost if row.percent else won:
+                return math.inf
+            continue
+        terms += [
+            _log_beta(row.percent + won, E_PRIOR - row.percent + lost),
+            -_log_beta(row.percent, E_PRIOR - row.percent),
+            -won * math.log(row.percent / 100),
+            -lost * math.log((100 - row.percent) / 100),
+        ]
+    return math.fsum(terms)
+
+
+def e_value(log_e: float | None) -> float | None:
+    """Return the e-value, at most 1e300."""
+    if log_e is None:
+        return None
+    return math.exp(log_e) if log_e < math.log(LARGEST_E) else LARGEST_E
+
+
+def anytime_reach(n: int) -> float | None:
+    """Compute the half width of the 95 % interval of a mean of n errors that holds at every look at once.
+
+    sqrt((n/4 + r) ln((n/4 + r) / (r a^2))) / n with r = 25, a = 5 % (Robbins 1970), for independent outcomes only.
+    """
+    if not n:
+        return None
+    variance = n / 4 + ANYTIME_RHO
+    return math.sqrt(variance * math.log(variance / (ANYTIME_RHO * ANYTIME_ALPHA**2))) / n
+
+
+def spiegelhalter_z(scored: Scored) -> float | None:
+    """Compute Spiegelhalter's (1986) z: sum of (y - p)(1 - 2p) in standard deviations of its own.
+
+    None when no forecast differs from 50 %, and when one says 0 or 100 %: what is certain has no variance.
+    """
+    if _says_certain(scored):
+        return None
+    variance = sum(row.n * (50 - row.percent) ** 2 * row.percent * (100 - row.percent) for row in scored.rows)
+    excess = sum((50 * row.points - row.percent * row.n) * (50 - row.percent) for row in scored.rows)
+    return excess / math.sqrt(variance) if variance else None
+
+
+def binomial_interval(*, n: int, p: float) -> tuple[int, int]:
+    """Return the 2.5 and 97.5 % quantiles of binomial(n, p): the least counts with at least that much at or below.
+
+    Drawing n forecasts of a bin with replacement and an outcome for each, as Bröcker and Smith (2007) do, gives
+    exactly binomial(n, mean forecast).
+    """
+    if p <= 0 or p >= 1:
+        return (0, 0) if p <= 0 else (n, n)
+    reach = TAIL_SDS * math.sqrt(n * p * (1 - p)) + 40
+    first, last = max(0, math.floor(n * p - reach)), min(n, math.ceil(n * p + reach))
+    counts = np.arange(first + 1, last + 1)
+    log_odds = math.log(p) - math.log1p(-p)
+    relative = np.concatenate([[0.0], np.cumsum(np.log((n + 1 - counts) / counts) + log_odds)])
+    shares = np.cumsum(np.exp(relative - relative.max()))
+    low, high = np.searchsorted(shares / shares[-1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return first + int(low), first + int(high)
+
+
+@lru_cache(maxsize=4096)
+def student_t_quantile(probability: float, *, degrees: int) -> float:
+    """Return the quantile of Student's t with whole degrees of freedom, within 1e-9.
+
+    Up to 200 degrees by Newton's method on the closed form of its distribution (Abramowitz and Stegun 26.7.3-4),
+    above by the expansion around the normal quantile (26.7.5).
+
+    Raises:
+        ValueError: the probability does not lie in [0.0005, 0.9995], or there are no degrees of freedom.
+    """
+    if not (0.0005 <= probability <= 0.9995 and degrees >= 1):
+        raise ValueError(f"no quantile of Student's t at {probability} with {degrees} degrees of freedom")
+    z = NormalDist().inv_cdf(probability)
+    if degrees > MANY_DEGREES:
+        return _expanded_t(z, degrees)
+    return _exact_t(probability, degrees)
+
+
+def _expanded_t(z: float, degrees: int) -> float:
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1_482 * z**5 - 1_920 * z**3 - 945 * z) / 92_160,
+    )
+    return math.fsum(term / degrees**power for power, term in enumerate(terms))
+
+
+def _exact_t(probability: float, degrees: int) -> float:
+    """Solve for the angle whose tangent is t / sqrt(degrees); the distribution is concave in it above 0."""
+    central = abs(2 * probability - 1)
+    density = 2 / math.exp(_log_beta(0.5, degrees / 2))
+    angle = 0.0
+    for _ in range(100):
+        step = (central - _central_mass(angle, degrees)) / (density * math.cos(angle) ** (degrees - 1))
+        angle += step
+        if abs(step) < 1e-15:
+            break
+    return math.copysign(math.sqrt(degrees) * math.tan(angle), probability - 0.5)
+
+
+def _central_mass(angle: float, degrees: int) -> float:
+    """Return P(|T| <= sqrt(degrees) tan angle)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def _clustered(days: Sequence[tuple[int, int]], *, unit: int) -> Estimate | None:
+    """Estimate the mean of terms from each day's number and sum of them, sums in 1/unit."""
+    count = len(days)
+    if count < 2:
+        return None
+    n, total = sum(of for of, _ in days), sum(of for _, of in days)
+    # The sum of (S_d N - S n_d)^2, multiplied out: integers lose nothing by it.
+    squares = (
+        n**2 * sum(of_day**2 for _, of_day in days)
+        - 2 * n * total * sum(n_day * of_day for n_day, of_day in days)
+        + total**2 * sum(n_day**2 for n_day, _ in days)
+    )
+    variance = count * squares / ((count - 1) * unit**2 * n**4)
+    return Estimate(mean=total / (unit * n), standard_error=math.sqrt(variance), degrees=count - 1)
+
+
+def _losses(row: Row) -> list[tuple[int, int]]:
+    """List how many decisions of a row had which loss, in ten-thousandths.
+
+    Points are 2, 1 or 0: with sum of v = 2 w + h and of v^2 = 4 w + h, w won and h counted half.
+    """
+    won = (row.square_points - row.points) // 2
+    half = row.points - 2 * won
+    return [
+        (won, (100 - row.percent) ** 2),
+        (half, (50 - row.percent) ** 2),
+        (row.n - won - half, row.percent**2),
+    ]
+
+
+def _says_certain(scored: Scored) -> bool:
+    return any(row.percent in {0, 100} for row in scored.rows)
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)

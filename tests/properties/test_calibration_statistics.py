@@ -1,0 +1,410 @@
+"""How often the figures of calibration are right, by simulation of records whose truth is known.
+
+Every run is a record of 10 outcomes a day. Day shocks move all outcomes of a day together: they share a normal
+variable, such that two outcomes of one day at even odds are correlated by 0.2.
+
+What is looked at after every outcome is computed for all runs at once here, step by step; runs are then put before
+`calibration_report` itself, at the first rejection, just before it, and at the end, and must be judged alike.
+
+What the figures show, and what they do not: the e-value tests every percent for itself, so it needs many outcomes for
+each. A decider that spreads its forecasts over many percents close to even odds is never wrong by much at any of
+them, and is caught late; one that always states the same few is tested hardest, and outcomes that share their days then
+raise more false alarms than independent ones. Both are printed beside what is asserted.
+"""
+
+import csv
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import NormalDist
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from app.domain.calibration import calibration_report
+from app.domain.calibration_verdict import REJECTING_E, REJECTING_T
+from app.domain.evidence import E_PRIOR, clustered_brier, iid_brier
+from app.domain.outcome import OutcomeClass
+from app.domain.recalibration import (
+    CalibratorStanding,
+    CalibratorState,
+    FitCell,
+    fit_calibrator,
+    next_standing,
+)
+from app.domain.tally import ScratchRule, Tally, score
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+Tell: TypeAlias = Callable[..., None]
+
+PROVE = os.environ.get("PROVE") == "1"
+HONEST = 2000 if PROVE else 400
+RUNS = 1000 if PROVE else 200
+RECALIBRATIONS = 200 if PROVE else 40
+CLUSTERED = 1000 if PROVE else 300
+IID = 4000 if PROVE else 600
+SLACK = 0.0 if PROVE else 0.02
+"""What so few runs may miss a bound by."""
+SEED = 20261120
+A_DAY = 10
+OUTCOMES = 2000
+SHOCK = math.sin(0.2 * math.pi / 2)
+"""Correlation of two normal variables whose signs are correlated by 0.2 (Sheppard 1899)."""
+MIN_DECISIONS = 20
+COMPARED = 8
+"""Runs of each kind that are put before the report itself."""
+MONDAY = date(2024, 1, 1)
+NBA = Path(__file__).parents[1] / "data" / "calibration" / "fte_nba_games.csv"
+
+LOGITS = np.array([math.log(k / (100 - k)) if 0 < k < 100 else 0.0 for k in range(101)])
+
+
+def nba_rows() -> list[tuple[date, int, int]]:
+    """Day, percent and outcome of each game, in order of time."""
+    with NBA.open() as lines:
+        return [
+            (date.fromisoformat(row["cluster"]), int(row["p_percent"]), int(row["outcome"]))
+            for row in csv.DictReader(lines)
+        ]
+
+
+FORECASTS: dict[str, Sequence[int]] = {
+    "whole percents 45-65": range(45, 66),
+    "whole percents 60-90": range(60, 91),
+    "whole percents 20-80": range(20, 81),
+    "fives 20-80": range(20, 81, 5),
+    "fives 45-65": range(45, 66, 5),
+    "always 55": (55,),
+    "NBA": tuple(percent for _, percent, _ in nba_rows()),
+}
+FEW = ("fives 20-80", "fives 45-65", "always 55")
+"""So few percents that day shocks raise more than 5 % of false alarms."""
+FAR = ("whole percents 60-90", "fives 20-80")
+"""Where 1,000 outcomes are enough to tell a slope of 0.5 from 1: many outcomes to a percent, or far from even odds."""
+
+
+@pytest.fixture
+def tell(record_property: Callable[[str, object], None]) -> Tell:
+    """Print figures in one line, and keep them on the test's report."""
+
+    def say(title: str, **said: object) -> None:
+        line = f"{title}: " + ", ".join(f"{name.replace('_', ' ')} {figure}" for name, figure in said.items())
+        sys.stdout.write(line + "\n")
+        record_property("counts", line)
+
+    return say
+
+
+@dataclass(frozen=True)
+class Records:
+    """Hold runs (rows) of outcomes (columns) in order of time, ten a day."""
+
+    percents: Ints
+    won: Ints
+
+    def cells(self, run: int, outcomes: int) -> list[FitCell]:
+        """The first outcomes of a run, each a cell of its own."""
+        percents, won = self.percents[run, :outcomes].tolist(), self.won[run, :outcomes].tolist()
+        return [
+            (MONDAY + timedelta(days=at // A_DAY), percent, win, 1)
+            for at, (percent, win) in enumerate(zip(percents, won, strict=True))
+        ]
+
+
+def records(forecasts: Sequence[int], *, runs: int, outcomes: int, shock: float = 0.0, slope: float = 1.0) -> Records:
+    """Draw runs of a decider whose forecasts are as likely as logistic(slope x logit p)."""
+    draw = np.random.default_rng(SEED)
+    percents = draw.choice(np.array(forecasts, dtype=np.int64), size=(runs, outcomes))
+    of_day = np.repeat(draw.standard_normal((runs, outcomes // A_DAY)), A_DAY, axis=1)
+    drawn = math.sqrt(shock) * of_day + math.sqrt(1 - shock) * draw.standard_normal((runs, outcomes))
+    limits = np.array([NormalDist().inv_cdf(1 / (1 + math.exp(-slope * logit))) for logit in LOGITS])
+    return Records(percents=percents, won=(drawn < limits[percents]).astype(np.int64))
+
+
+def tally_of(cells: Sequence[FitCell]) -> Tally:
+    return Tally.of((day, k, OutcomeClass.WIN if won else OutcomeClass.LOSS, n) for day, k, won, n in cells)
+
+
+# --- the verdict, looked at after every outcome --------------------------------------------------------
+
+
+class Watch:
+    """Follow all runs at once: log e-values, and what the two day-clustered t are made of."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = np.arange(runs)
+        self.counted, self.wins = np.zeros((runs, 101)), np.zeros((runs, 101))
+        self.log_e = np.zeros(runs)
+        # Sums over days that are over of products of n, errors and tilts; and the sums of the day at hand.
+        self.over = np.zeros((3, 3, runs))
+        self.today = np.zeros((3, runs))
+        self.all = np.zeros((3, runs))
+        self.percents = np.zeros(runs)
+        self.days = 0
+
+    def next_day(self) -> None:
+        self.over += self.today[:, np.newaxis] * self.today[np.newaxis]
+        self.today = np.zeros_like(self.today)
+        self.days += 1
+
+    def see(self, percents: Ints, won: Ints) -> None:
+        """Multiply each e-value by (sp + w) / (s + n) / p for a win, its like for a loss; add to the day."""
+        p, n, w = percents / 100, self.counted[self.runs, percents], self.wins[self.runs, percents]
+        right, wrong = (E_PRIOR * p + w) / p, (E_PRIOR * (1 - p) + n - w) / (1 - p)
+        self.log_e += np.log(np.where(won == 1, right, wrong) / (E_PRIOR + n))
+        self.counted[self.runs, percents] += 1
+        self.wins[self.runs, percents] += won
+        errors = percents - 100 * won
+        added = np.stack([np.ones_like(p), errors, percents * errors])
+        self.today += added
+        self.all += added
+        self.percents += percents
+
+    @property
+    def rejects(self) -> Flags:
+        """Tell which runs are rejected now."""
+        days = self.days + 1
+        n, errors, tilts = self.all
+        if days < 2 or n[0] < MIN_DECISIONS:
+            return np.zeros(len(n), dtype=bool)
+        sums = self.over + self.today[:, np.newaxis] * self.today[np.newaxis]
+        # The spread's term of a day is a sum of weights x (n, errors, tilts), as the level's is its errors alone.
+        level = self._rejects(errors, sums[1, 1], sums[0, 1], sums[0, 0], days)
+        to_errors, to_tilts = self.percents, -n
+        spread = self._rejects(
+            to_errors * errors + to_tilts * tilts,
+            to_errors**2 * sums[1, 1] + 2 * to_errors * to_tilts * sums[1, 2] + to_tilts**2 * sums[2, 2],
+            to_errors * sums[0, 1] + to_tilts * sums[0, 2],
+            sums[0, 0],
+            days,
+        )
+        rejected: Flags = (self.log_e >= math.log(REJECTING_E)) & (level | spread)
+        return rejected
+
+    def _rejects(self, total: Floats, squares: Floats, crossed: Floats, sizes: Floats, days: int) -> Flags:
+        """Tell whether |mean| / standard error is beyond the limit, the variance being multiplied out."""
+        n = self.all[0]
+        variance = days / (days - 1) * (squares - 2 * total / n * crossed + (total / n) ** 2 * sizes)
+        rejected: Flags = total**2 > REJECTING_T**2 * np.maximum(variance, 0)
+        return rejected
+
+
+def ever_rejected(of: Records) -> Flags:
+    """Tell which runs are rejected at some look."""
+    ever: Flags = np.logical_or.reduce(rejections(of), axis=1)
+    return ever
+
+
+def rejections(of: Records) -> Flags:
+    """Tell for each run and outcome whether the record up to it is rejected."""
+    runs, outcomes = of.percents.shape
+    watch, found = Watch(runs), np.zeros((runs, outcomes), dtype=bool)
+    for at in range(outcomes):
+        if at and at % A_DAY == 0:
+            watch.next_day()
+        watch.see(of.percents[:, at], of.won[:, at])
+        found[:, at] = watch.rejects
+    compare_with_the_report(of, found)
+    return found
+
+
+def compare_with_the_report(of: Records, found: Flags) -> None:
+    """The report must judge as was found: at the end, at the first rejection and just before it."""
+    outcomes = found.shape[1]
+    rejected = np.flatnonzero(found.any(axis=1))[:COMPARED].tolist()
+    firsts = [(run, int(found[run].argmax())) for run in rejected]
+    looks = [(run, outcomes - 1) for run in range(min(COMPARED, len(found)))]
+    looks += [look for run, at in firsts for look in ((run, at), (run, max(at - 1, MIN_DECISIONS)))]
+    for run, at in looks:
+        report = calibration_report(tally_of(of.cells(run, at + 1)), min_decisions=MIN_DECISIONS)
+        assert report.rejected == found[run, at], (run, at)
+
+
+def share(flags: Flags) -> str:
+    return f"{flags.mean():.1%}"
+
+
+@pytest.mark.parametrize("name", FORECASTS)
+def test_an_honest_record_is_seldom_rejected_though_looked_at_after_every_outcome(name: str, tell: Tell) -> None:
+    independent = ever_rejected(records(FORECASTS[name], runs=HONEST, outcomes=OUTCOMES))
+    shocked = ever_rejected(records(FORECASTS[name], runs=HONEST, outcomes=OUTCOMES, shock=SHOCK))
+
+    beyond = " (day shocks: printed only)" if name in FEW else ""
+    tell(
+        f"false alarms in {OUTCOMES} looks, {HONEST} runs, {name}{beyond}",
+        independent=share(independent),
+        day_shocks=share(shocked),
+    )
+    assert independent.mean() <= 0.05 + SLACK
+    if name not in FEW:
+        assert shocked.mean() <= 0.05 + SLACK
+
+
+@pytest.mark.parametrize("name", FORECASTS)
+def test_forecasts_twice_too_far_apart_are_rejected(name: str, tell: Tell) -> None:
+    independent = ever_rejected(records(FORECASTS[name], runs=RUNS, outcomes=1000, slope=0.5))
+    shocked = ever_rejected(records(FORECASTS[name], runs=RUNS, outcomes=1000, slope=0.5, shock=SHOCK))
+
+    beyond = "" if name in FAR else " (printed only)"
+    tell(
+        f"true slope 0.5 rejected within 1000 outcomes, {RUNS} runs, {name}{beyond}",
+        independent=share(independent),
+        day_shocks=share(shocked),
+    )
+    if name in FAR:
+        assert independent.mean() >= 0.90 - SLACK
+
+
+# --- intervals -----------------------------------------------------------------------------------------
+
+
+def true_brier(forecasts: Sequence[int], *, slope: float) -> float:
+    """The mean of q (1 - p)^2 + (1 - q) p^2 over forecasts p, q being their true probability."""
+    p = np.array(forecasts) / 100
+    q = 1 / (1 + np.exp(-slope * LOGITS[np.array(forecasts)]))
+    return float((q * (1 - p) ** 2 + (1 - q) * p**2).mean())
+
+
+@pytest.mark.parametrize("name", ["whole percents 45-65", "whole percents 60-90"])
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+@pytest.mark.parametrize("outcomes", [100, 300, 1000])
+def test_the_iid_interval_of_the_brier_score_holds_the_truth(
+    outcomes: int, slope: float, name: str, tell: Tell
+) -> None:
+    drawn = records(FORECASTS[name], runs=IID, outcomes=outcomes, slope=slope)
+    truth, held = true_brier(FORECASTS[name], slope=slope), 0
+    for run in range(IID):
+        cells = Counter(zip(drawn.percents[run].tolist(), drawn.won[run].tolist(), strict=True))
+        tally = tally_of([(MONDAY, percent, won, n) for (percent, won), n in cells.items()])
+        estimate = iid_brier(score(tally, scratch=ScratchRule.ZERO))
+        assert estimate is not None
+        low, high = estimate.interval()
+        held += low <= truth <= high
+
+    tell(
+        f"iid 95 % interval of Brier, {outcomes} outcomes, {IID} runs, {name}, true slope {slope:g}",
+        covers=f"{held / IID:.1%}",
+    )
+    assert 0.93 - SLACK <= held / IID <= 0.97 + SLACK
+
+
+@pytest.mark.parametrize("days", [30, 100])
+def test_the_clustered_interval_of_the_brier_score_holds_the_truth_under_day_shocks(days: int, tell: Tell) -> None:
+    forecasts = FORECASTS["whole percents 60-90"]
+    drawn = records(forecasts, runs=CLUSTERED, outcomes=days * A_DAY, shock=SHOCK)
+    truth, held, held_iid = true_brier(forecasts, slope=1.0), 0, 0
+    for run in range(CLUSTERED):
+        scored = score(tally_of(drawn.cells(run, days * A_DAY)), scratch=ScratchRule.ZERO)
+        clustered, iid = clustered_brier(scored), iid_brier(scored)
+        assert clustered is not None
+        assert iid is not None
+        (low, high), (low_iid, high_iid) = clustered.interval(), iid.interval()
+        held += low <= truth <= high
+        held_iid += low_iid <= truth <= high_iid
+
+    tell(
+        f"95 % interval of Brier under day shocks, {days} days, {CLUSTERED} runs",
+        clustered_covers=f"{held / CLUSTERED:.1%}",
+        iid_covers=f"{held_iid / CLUSTERED:.1%}",
+    )
+    assert 0.93 - SLACK <= held / CLUSTERED <= 0.97 + SLACK
+
+
+# --- recalibration -------------------------------------------------------------------------------------
+
+
+def ever_left_off(of: Records) -> tuple[Flags, Flags]:
+    """Tell which runs were ever in shadow, and which ever on, when every day ended with an examination.
+
+    A calibrator that is off stays off while its record is not rejected (a test of `next_standing` says so), so that
+    nothing need be fitted up to a run's first rejection.
+    """
+    runs, outcomes = of.percents.shape
+    ends = np.arange(A_DAY, outcomes + 1, A_DAY)
+    rejected = rejections(of)[:, ends - 1]
+    shadow, on = np.zeros(runs, dtype=bool), np.zeros(runs, dtype=bool)
+    for run in np.flatnonzero(rejected.any(axis=1)).tolist():
+        cells = of.cells(run, outcomes)
+        standing = CalibratorStanding(state=CalibratorState.OFF, calibrator=None, reason="", resolved=0)
+        for day, end in enumerate(ends.tolist()):
+            if standing.state is CalibratorState.OFF and not rejected[run, day]:
+                continue
+            fit = fit_calibrator(cells[:end])
+            assert fit.rejected == rejected[run, day]
+            standing = next_standing(previous=standing, fit=fit, resolved=end)
+            shadow[run] |= standing.state is not CalibratorState.OFF
+            on[run] |= standing.state is CalibratorState.ON
+    return shadow, on
+
+
+@pytest.mark.parametrize("name", FORECASTS)
+def test_recalibration_stays_off_for_a_calibrated_decider(name: str, tell: Tell) -> None:
+    shadow, on = ever_left_off(records(FORECASTS[name], runs=RECALIBRATIONS, outcomes=OUTCOMES))
+    shadow_shocked, on_shocked = ever_left_off(
+        records(FORECASTS[name], runs=RECALIBRATIONS, outcomes=OUTCOMES, shock=SHOCK)
+    )
+
+    tell(
+        f"calibrated decider examined daily, {OUTCOMES} outcomes, {RECALIBRATIONS} runs, {name}",
+        stays_off=share(~shadow),
+        never_on=share(~on),
+        stays_off_under_day_shocks=share(~shadow_shocked),
+        never_on_under_day_shocks=share(~on_shocked),
+    )
+    assert (~shadow).mean() >= 0.95
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_recalibration_turns_on_for_an_overconfident_decider(name: str, tell: Tell) -> None:
+    runs = RECALIBRATIONS // 20 + 2
+    shadow, on = ever_left_off(records(FORECASTS[name], runs=runs, outcomes=OUTCOMES, slope=0.5))
+
+    tell(
+        f"true slope 0.5 examined daily, {OUTCOMES} outcomes, {runs} runs, {name}",
+        in_shadow=share(shadow),
+        on=share(on),
+    )
+    assert on.mean() >= 0.90 - 5 * SLACK
+
+
+def test_recalibration_turns_on_for_the_nba_forecasts(tell: Tell) -> None:
+    games = nba_rows()
+    cells = [(day, percent, won, 1) for day, percent, won in games]
+    last_of_day = [at for at in range(1, len(games) + 1) if at == len(games) or games[at][0] != games[at - 1][0]]
+    examined = last_of_day[:: 1 if PROVE else 10] + ([] if PROVE else [len(games)])
+    standing = CalibratorStanding(state=CalibratorState.OFF, calibrator=None, reason="", resolved=0)
+    turned_on: list[int] = []
+    fit = fit_calibrator(cells)
+    for end in examined:
+        fit = fit_calibrator(cells[:end])
+        after = next_standing(previous=standing, fit=fit, resolved=end)
+        if after.state is CalibratorState.ON and standing.state is not CalibratorState.ON:
+            turned_on.append(end)
+        standing = after
+
+    assert turned_on
+    assert standing.state is CalibratorState.ON
+    assert standing.calibrator is not None
+    assert fit.gain_brier is not None
+    assert fit.gain_z is not None
+    tell(
+        f"NBA, {len(games)} games, examined {len(examined)} times",
+        first_on_after=turned_on[0],
+        last_turned_on_after=turned_on[-1],
+        intercept=f"{standing.calibrator.intercept:.4f}",
+        slope=f"{standing.calibrator.slope:.4f}",
+        held_out=fit.held_out,
+        held_out_gain_in_Brier=f"{fit.gain_brier:.6f}",
+        z=f"{fit.gain_z:.2f}",
+    )
+    assert fit.gain_brier > 0
+    assert fit.gain_z > 2
