@@ -2,10 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 
@@ -13,6 +13,7 @@ from app import __version__
 from app.api import (
     bars,
     calibration,
+    costs,
     decide,
     decisions,
     events,
@@ -31,13 +32,15 @@ from app.api.openapi import install_openapi
 from app.api.runtime import Runtime
 from app.buckets import BucketFileError, load_buckets
 from app.calibration_watch import follow_calibration, write_calibration
-from app.db.engine import asyncpg_url, create_pool
+from app.db.engine import ConnectionPool, asyncpg_url, create_pool
 from app.db.operations import Store
 from app.db.standings import Standings
 from app.domain.buckets import BucketMap
+from app.domain.model_call import ModelCall
 from app.domain.policy import Policy
 from app.llm.decider import Decider
 from app.llm.messages import MessagesClient
+from app.llm.prompt import render_system
 from app.llm.routing import RoutedDecider, RoutingOptions
 from app.llm.rules import RulesDecider
 from app.llm.targets import load_targets
@@ -45,7 +48,7 @@ from app.paper_desk import PaperDesk
 from app.service import DecisionService
 from app.settings import Auth, LastResort, Settings, SettingsError
 from app.telemetry import Metrics
-from app.watch import watch_fills
+from app.watch import watch_fills, watch_targets, watch_warming
 
 DESCRIPTION: Final = """\
 The model proposes, code disposes: a snapshot comes in, a decider proposes, gates judge, volatility sizes, the store
@@ -63,6 +66,7 @@ class Composition:
     buckets: BucketMap
     database_url: str
     decider: Decider
+    warming: asyncio.Queue[ModelCall]
     metrics: Metrics
 
     @asynccontextmanager
@@ -105,6 +109,16 @@ class Composition:
             await self.decider.close()
             await pool.close()
 
+    def target_watches(self, pool: ConnectionPool) -> list[Coroutine[Any, Any, None]]:
+        """Make the watches over model targets, where there are any."""
+        if not isinstance(self.decider, RoutedDecider):
+            return []
+        return [
+            self.decider.keep_warm(render_system(self.policy)),
+            watch_targets(self.decider, self.metrics),
+            watch_warming(pool, self.warming, self.metrics),
+        ]
+
 
 def compose(settings: Settings, *, decider: Decider | None = None) -> Composition:
     """Make the parts; `decider` replaces the one that the settings choose.
@@ -116,12 +130,14 @@ def compose(settings: Settings, *, decider: Decider | None = None) -> Compositio
         buckets = load_buckets(settings.buckets_file)
     except BucketFileError as error:
         raise SettingsError(f"BUCKETS_FILE: {error}") from error
+    warming: asyncio.Queue[ModelCall] = asyncio.Queue()
     return Composition(
         settings=settings,
         policy=settings.policy(),
         buckets=buckets,
         database_url=database_url(settings),
-        decider=decider or make_decider(settings),
+        decider=decider or make_decider(settings, on_warm=warming.put_nowait),
+        warming=warming,
         metrics=Metrics(),
     )
 
@@ -140,7 +156,7 @@ def database_url(settings: Settings) -> str:
         raise SettingsError(f"DATABASE_URL: {error}") from error
 
 
-def make_decider(settings: Settings) -> Decider:
+def make_decider(settings: Settings, *, on_warm: Callable[[ModelCall], None] | None = None) -> Decider:
     """Make the decider that the settings choose.
 
     Raises:
@@ -166,6 +182,7 @@ def make_decider(settings: Settings) -> Decider:
             warm_every_s=settings.model_warm_every_s,
         ),
         last_resort=RulesDecider() if settings.model_last_resort is LastResort.RULES else None,
+        on_warm=on_warm,
     )
 
 
@@ -199,6 +216,7 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
                     follow_calibration(runtime.standings, runtime.metrics),
                     write_calibration(composition.database_url, settings),
                     runtime.paper_desk.work(),
+                    *composition.target_watches(runtime.pool),
                 )
             ]
             try:
@@ -206,6 +224,7 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
             finally:
                 for watch in watches:
                     watch.cancel()
+                await runtime.service.close()
                 await asyncio.wait(watches)
 
     app = FastAPI(
@@ -228,6 +247,7 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
         calibration,
         setups,
         gates,
+        costs,
         exposure,
         halt,
         health,

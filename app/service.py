@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -13,7 +13,9 @@ import orjson
 import structlog
 from uuid_utils import uuid7
 
+from app.db.engine import StoreUnavailable
 from app.db.idempotency import Claim, finish_key
+from app.db.model_calls import Asker
 from app.db.operations import Store
 from app.db.records import (
     AccountMark,
@@ -30,6 +32,7 @@ from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
 from app.domain.gates import Code
 from app.domain.market import MarketView, Snapshot, resolve_market
+from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.outcome import plan_of
 from app.domain.policy import POLICY_VERSION, Policy
 from app.domain.proposal import Direction, ModelFailure, Proposal
@@ -42,6 +45,15 @@ from app.telemetry import Metrics
 
 RECORDING_RESERVE_S: Final = 0.15
 """Time kept back from the model for judging and the commit."""
+
+RESTS_END_S: Final = 5.0
+"""So long a stopping service waits for the ends of replies."""
+
+KEEPING_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Before each further try to keep what the store did not take."""
+
+KEEPING_ENDS_S: Final = 2.0
+"""So long a stopping service waits for the store, once no reply is under way any more."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +88,7 @@ class DecisionService:
         self._model_calls = asyncio.Semaphore(max_model_calls)
         self._model_budget_usd = model_budget_usd
         self._follow = follow
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def decider(self) -> Decider:
@@ -129,12 +142,59 @@ class DecisionService:
         reply = await self._propose(
             prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
         )
+        decision_id, recorded = uuid7(), False
+        try:
+            judgement, body = await self._judge_and_record(
+                decision_id=str(decision_id),
+                reply=reply,
+                prompt=prompt,
+                market=market,
+                account=account,
+                policy=policy,
+                request_body=request_body,
+                request_id=request_id,
+                api_key_id=api_key_id,
+                started=started,
+                claim=claim,
+            )
+            recorded = True
+        finally:
+            self._keep_account(
+                reply,
+                asker=Asker(
+                    decision_id=UUID(str(decision_id)),
+                    account_id=account.id,
+                    mode=account.mode,
+                    api_key_id=api_key_id,
+                ),
+                recorded=recorded,
+            )
+        self._follow(account.id, market)
+        self._report(decision_id=str(decision_id), account=account, judgement=judgement, reply=reply, started=started)
+        return body
+
+    async def _judge_and_record(
+        self,
+        *,
+        decision_id: str,
+        reply: Reply,
+        prompt: Prompt,
+        market: MarketView,
+        account: Account,
+        policy: Policy,
+        request_body: bytes,
+        request_id: str,
+        api_key_id: str | None,
+        started: float,
+        claim: Claim | None,
+    ) -> tuple[Judgement, bytes]:
+        """Judge a reply while the account holds still, and commit the verdict with all that follows from it."""
         standing = await self._standings.of(
             decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
         )
-        decision_id = str(uuid7())
+        held = [position.symbol for position in account.positions]
         async with self._store.gating(
-            account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held
+            account_id=account.id, mode=account.mode, as_of=market.as_of, held=held
         ) as transaction:
             judgement = judge(
                 decision_id=decision_id,
@@ -146,6 +206,8 @@ class DecisionService:
                 decider_serves_live=self._decider.serves_live,
                 calibration=standing,
             )
+            if reply.degraded:
+                judgement = replace(judgement, degraded=True)
             answer = _Answer(
                 decision_id=decision_id,
                 account=account,
@@ -169,12 +231,58 @@ class DecisionService:
                 policy=answer.policy_text(),
                 reservation=answer.reservation(),
                 forecast=answer.forecast(),
+                calls=ended_calls(reply),
             )
             if claim is not None:
                 await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
-        self._follow(account.id, market)
-        self._report(decision_id=decision_id, account=account, judgement=judgement, reply=reply, started=started)
-        return body
+        return judgement, body
+
+    async def close(self) -> None:
+        """Wait for replies whose end is still to come, then cut them off; keep how they ended either way."""
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=RESTS_END_S)
+        await self._decider.close()
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=KEEPING_ENDS_S)
+        for task in tuple(self._ending):
+            task.cancel()
+
+    def _keep_account(self, reply: Reply, *, asker: Asker, recorded: bool) -> None:
+        """Count the calls of a reply, and keep what the decision's own transaction did not."""
+        for call in ended_calls(reply):
+            self._metrics.record_model_call(call)
+        if reply.rest is None and (recorded or not reply.call.calls):
+            return
+        task = asyncio.create_task(self._keep_rest(reply, asker=asker))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _keep_rest(self, reply: Reply, *, asker: Asker) -> None:
+        """Keep how a reply ended that was judged by its numbers, and calls that no recorded decision accounts for."""
+        ended = ended_calls(reply)
+        whole = reply if reply.rest is None else await asyncio.shield(reply.rest)
+        late = [call for place, call in enumerate(whole.call.calls) if reply.call.calls[place] not in ended]
+        for call in late:
+            self._metrics.record_model_call(call)
+        if reply.rest is not None and isinstance(whole.outcome, DeciderFailure):
+            log.warning(
+                "a reply went wrong after its numbers", decision_id=str(asker.decision_id), code=whole.outcome.code
+            )
+        for pause_s in (*KEEPING_PAUSES_S, None):
+            try:
+                await self._store.keep_rest(
+                    asker=asker,
+                    ended=ended,
+                    late=late,
+                    reply=_rest_document(whole),
+                    usage=call_document(whole.call),
+                )
+                return
+            except StoreUnavailable as error:
+                if pause_s is None:
+                    log.error("the end of a reply is not kept", decision_id=str(asker.decision_id), reason=str(error))
+                    return
+            await asyncio.sleep(pause_s)
 
     async def _propose(
         self,
@@ -243,6 +351,24 @@ class DecisionService:
             latency_ms=round(elapsed_s * 1000),
             cost_usd=str(reply.call.cost_usd),
         )
+
+
+def ended_calls(reply: Reply) -> tuple[ModelCall, ...]:
+    """Give the calls whose account is final: all but the one of which the rest is still to come."""
+    if reply.rest is None:
+        return reply.call.calls
+    return tuple(call for call in reply.call.calls if not (call.estimated and call.outcome == PROPOSED))
+
+
+def _rest_document(reply: Reply) -> dict[str, Any]:
+    """Write how a reply ended: the whole proposal, or why it is none after all."""
+    failed = reply.outcome if isinstance(reply.outcome, DeciderFailure) else None
+    return {
+        "outcome": PROPOSED if failed is None else failed.code,
+        "detail": None if failed is None else failed.detail,
+        "stop_reason": reply.call.stop_reason,
+        "proposal": None if failed is not None else reply.outcome,
+    }
 
 
 def _outcome(reply: Reply) -> Proposal | ModelFailure:

@@ -159,7 +159,7 @@ class Settings:
         metadata=_about("file", "TOML list of targets, asked in turn; unset: one target, of the ANTHROPIC_ settings"),
     )
     model_stream: bool = field(
-        default=False,
+        default=True,
         metadata=_about("switch", "whether replies are streamed, and judged when their last number has arrived"),
     )
     model_hedge_max_share: Decimal = field(

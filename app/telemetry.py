@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Final, Protocol
 
@@ -19,11 +19,13 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from app.domain.gates import GateStatus
+from app.domain.model_call import ModelCall
 from app.domain.verdict import Judgement
 from app.settings import SHORTEST_SECRET, LogFormat, LogLevel
 
 DECISION_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 5.0)
 NO_REASON: Final = "none"
+BREAKER_STATES: Final = ("closed", "open", "half_open")
 METRICS_MEDIA_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 MASK: Final = "***"
 
@@ -95,6 +97,11 @@ class Metrics:
         self._model_failures = self._counter("model_failures", "Deciders' failures", "code")
         self._model_cost = self._counter("model_cost_usd", "Dollars spent on model calls", "decider")
         self._unprotected_fills = self._counter("unprotected_fills", "Fills that put their account in reduce_only")
+        self._model_calls = self._counter("model_calls", "Calls of model targets that have ended", "target", "outcome")
+        self._model_call_seconds = self._histogram("model_call_seconds", "Time of one call of a target", "target")
+        self._target_cost = self._counter("target_cost_usd", "Dollars spent on calls of a target", "target")
+        self._tokens = self._counter("model_tokens", "Tokens of calls of a target", "target", "kind")
+        self._breakers = self._gauge("target_breaker", "1 at the state of the target's breaker", "target", "state")
         self._requests = self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
         self._decision_seconds = self._histogram("decision_seconds", "Time of one whole decision")
         self._model_seconds = self._histogram("model_seconds", "Time of one use of the decider", "decider")
@@ -128,6 +135,21 @@ class Metrics:
         self._model_cost.labels(call.name).inc(float(call.cost_usd))
         if judgement.degraded:
             self._model_failures.labels(judgement.reason_code or NO_REASON).inc()
+
+    def record_model_call(self, call: ModelCall) -> None:
+        """Count one ended call of one target: how it ended, how long it took, its tokens and cost."""
+        outcome = "hedged_" + call.outcome if call.hedged else call.outcome
+        self._model_calls.labels(call.target, outcome).inc()
+        self._model_call_seconds.labels(call.target).observe(call.latency_ms / 1000)
+        self._target_cost.labels(call.target).inc(float(call.cost_usd))
+        for kind in ("input", "output", "cache_read", "cache_write"):
+            self._tokens.labels(call.target, kind).inc(getattr(call, f"{kind}_tokens"))
+
+    def show_targets(self, states: Mapping[str, str]) -> None:
+        """Show how each target stands: 1 at its breaker's state, 0 at the others."""
+        for target, state in states.items():
+            for known in BREAKER_STATES:
+                self._breakers.labels(target, known).set(state == known)
 
     def record_request(self, *, method: str, route: str, status: int) -> None:
         """Count one answered HTTP request by route template."""

@@ -21,4 +21,9 @@ for folder in tests/*/; do
 done
 prove ground tests/test_*.py
 
+printf '\n== calibration_scale\n'
+{ echo '$ .venv/bin/python bench/calibration_scale.py'; "${PYTEST%% *}" bench/calibration_scale.py 2>&1; } \
+  | tee docs/evidence/calibration_scale.txt
+[ "${PIPESTATUS[0]}" -eq 0 ] || failed+=(calibration_scale)
+
 [ ${#failed[@]} -eq 0 ] || { echo "Failed: ${failed[*]}" >&2; exit 1; }

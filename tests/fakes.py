@@ -6,6 +6,7 @@ from typing import Final
 
 from app.domain.account import Account
 from app.domain.market import MarketView
+from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import Mode, ModelFailure, Proposal
 from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
@@ -59,6 +60,18 @@ class FakeDecider:
                 output_tokens=100,
                 cost_usd=Decimal("0.0015"),
                 raw_reply="{}",
+                calls=(
+                    ModelCall(
+                        target="fake",
+                        model="fake-1",
+                        started_ms=0,
+                        latency_ms=7,
+                        outcome=outcome.code if isinstance(outcome, DeciderFailure) else PROPOSED,
+                        input_tokens=1000,
+                        output_tokens=100,
+                        cost_usd=Decimal("0.0015"),
+                    ),
+                ),
             ),
         )
 

@@ -15,13 +15,14 @@ TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tok
 
 
 def upgrade() -> None:
+    op.drop_index("llm_decisions_by_cost", "llm_decisions")
     op.create_table(
         "model_calls",
         sa.Column("call_id", sa.BigInteger, sa.Identity(always=True), primary_key=True),
-        sa.Column("decision_id", postgresql.UUID, nullable=False),
-        sa.Column("account_id", sa.Text, nullable=False),
+        sa.Column("decision_id", postgresql.UUID),
+        sa.Column("account_id", sa.Text),
         sa.Column("api_key_id", sa.Text),
-        *[sa.Column(name, sa.Text, nullable=False) for name in ("decider", "target", "model")],
+        *[sa.Column(name, sa.Text, nullable=False) for name in ("target", "model")],
         sa.Column("started_ms", sa.Integer, nullable=False),
         sa.Column("latency_ms", sa.Integer, nullable=False),
         sa.Column("outcome", sa.Text, nullable=False),
@@ -43,7 +44,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint(
             "outcome IN ('MODEL_TIMEOUT', 'MODEL_UNAVAILABLE', 'MODEL_REFUSED', 'MODEL_TRUNCATED', 'MODEL_INVALID', "
-            "'proposal', 'cancelled')",
+            "'proposal', 'cancelled', 'warm')",
             name="outcome",
         ),
         *[sa.CheckConstraint(f"{name} >= 0", name=name) for name in TOKENS],

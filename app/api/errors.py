@@ -64,7 +64,7 @@ CATALOGUE: Final[Mapping[ErrorCode, tuple[int, str]]] = MappingProxyType(
         ErrorCode.BAD_REQUEST: (400, "The request cannot be understood"),
         ErrorCode.BODY_TOO_LARGE: (413, "The body is too large"),
         ErrorCode.BODY_TOO_SLOW: (408, "The body did not arrive in time"),
-        ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body must be application/json"),
+        ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "The body is of a type that is not read here"),
         ErrorCode.UNAUTHENTICATED: (401, "A valid key is needed"),
         ErrorCode.FORBIDDEN: (403, "The key does not allow this"),
         ErrorCode.NOT_FOUND: (404, "There is nothing here"),

@@ -57,7 +57,7 @@ class OutcomeLine(RequestModel):
     decision_id: UUID
     exit_at: Time
     exit_price: Price | None = None
-    quantity: Annotated[int, Field(ge=0, lt=MAX_AMOUNT)] | None = None
+    quantity: Annotated[int, Field(ge=1, lt=MAX_AMOUNT)] | None = None
     fees: Dollars | None = None
     exit_reason: ExitReason | None = None
     realized_pnl: Dollars | None = None
@@ -116,7 +116,12 @@ _BODY: Final[dict[str, Any]] = {
                     "type": "array",
                     "minItems": 1,
                     "maxItems": MAX_LINES,
-                    "items": {"$ref": REF.format(model="OutcomeLine")},
+                    "items": {
+                        "anyOf": [
+                            {"$ref": REF.format(model="OutcomeLine")},
+                            {"description": "anything else is answered, too: as a refused line"},
+                        ]
+                    },
                 }
             },
             CSV: {"schema": {"type": "string"}},

@@ -81,10 +81,12 @@ _MOVE_GATES: Final = """
 UPDATE gate_sums SET resolved = resolved + $5, won = won + $6, r = r + $7
 WHERE day = $1 AND account_id = $2 AND decider = $3 AND code = ANY ($4)
 """
+# A forecast outlives a decision that retention has removed, and is labelled all the same, without an event.
 _WRITE_LABELS: Final = """
 WITH event AS (
     INSERT INTO decision_events (decision_id, event_id, account_id, mode, event, at, body)
-    VALUES ($1, $15, $16, $17, $18, coalesce($19, clock_timestamp()), $20)
+    SELECT $1, $15::text, $16::text, $17::text, $18::text, coalesce($19::timestamptz, clock_timestamp()), $20::json
+    WHERE EXISTS (SELECT FROM llm_decisions WHERE decision_id = $1)
 )
 UPDATE forecasts SET
     paper_state = $2, paper_outcome = $3, paper_r = $4, paper_entered_at = $5, paper_exit_at = $6,

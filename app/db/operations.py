@@ -5,7 +5,7 @@ state are two statements because a statement sees what was committed when it beg
 lock and read in the same breath would miss the reservation of the decision it waited for.
 """
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -16,9 +16,11 @@ from typing import Final
 from app.db.account_state import read_account_state, state_to_json
 from app.db.engine import Connection, ConnectionPool
 from app.db.locks import lock_for_gating
+from app.db.model_calls import Asker, cost_today_usd, keep_calls_in, keep_rest
 from app.db.records import AccountMark, DecisionRecord, NewForecast, NewReservation, PolicyText, PromptTexts
 from app.db.vocabulary import StoredTextKind
 from app.domain.account import AccountMode, AccountState
+from app.domain.model_call import ModelCall
 
 _DECISION: Final = tuple(field.name for field in fields(DecisionRecord))
 _OF_DECISION: Final = ("decision_id", "account_id", "mode")
@@ -74,11 +76,17 @@ def _record_statement(tables: tuple[str, ...]) -> str:
 _INSERT_PROMPT: Final = """
 INSERT INTO prompts (hash, version, kind, body) VALUES ($1, $5, $2, $3), ($4, $5, $6, $7) ON CONFLICT DO NOTHING
 """
-_COST_TODAY: Final = """
-SELECT coalesce(sum(cost_usd), 0) FROM llm_decisions
-WHERE {} AND cost_usd > 0 AND decided_at >= date_trunc('day', statement_timestamp(), 'UTC')
-"""
 _INSERT_POLICY: Final = "INSERT INTO policies (hash, version, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+
+
+def asker_of(decision: DecisionRecord) -> Asker:
+    """Name on whose behalf a decision's models were called."""
+    return Asker(
+        decision_id=decision.decision_id,
+        account_id=decision.account_id,
+        mode=decision.mode,
+        api_key_id=decision.api_key_id,
+    )
 
 
 class GatingTransaction:
@@ -102,8 +110,11 @@ class GatingTransaction:
         policy: PolicyText,
         reservation: NewReservation | None = None,
         forecast: NewForecast | None = None,
+        calls: Sequence[ModelCall] = (),
     ) -> None:
-        """Write a decision, its account mark, what it reserves and foretells; and its prompt and policy when new.
+        """Write a decision, its account mark, what it reserves and foretells, and its prompt and policy when new.
+
+        `calls` are those of its model calls that have ended.
 
         What reserves something leaves a mark; a decision without a mark reserves nothing.
 
@@ -137,6 +148,7 @@ class GatingTransaction:
         if forecast is not None and decision.blocked_by:
             codes = list(decision.blocked_by)
             await self.connection.execute(_COUNT_BLOCKS, day, decision.account_id, decision.decider, codes)
+        await keep_calls_in(self.connection, calls, asker=asker_of(decision))
 
     async def _store_texts(self, prompt: PromptTexts, policy: PolicyText) -> None:
         system_hash = prompt.system_hash
@@ -183,12 +195,17 @@ class Store:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
-        async with self._pool.connection() as connection:
-            if api_key_id is None:
-                cost_usd = await connection.fetchval(_COST_TODAY.format("api_key_id IS NULL"))
-            else:
-                cost_usd = await connection.fetchval(_COST_TODAY.format("api_key_id = $1"), api_key_id)
-        return Decimal(cost_usd)
+        return await cost_today_usd(self._pool, api_key_id=api_key_id)
+
+    async def keep_rest(
+        self, *, asker: Asker, ended: Sequence[ModelCall], late: Sequence[ModelCall], reply: object, usage: object
+    ) -> None:
+        """Note how a reply ended whose numbers were judged before it had; see `model_calls.keep_rest`.
+
+        Raises:
+            StoreUnavailable: it is not noted; the decision stands as it is.
+        """
+        await keep_rest(self._pool, asker=asker, ended=ended, late=late, reply=reply, usage=usage)
 
     @asynccontextmanager
     async def gating(

@@ -252,8 +252,16 @@ SELECT tally.*, keys FROM tally JOIN kept USING (key) ORDER BY resolved DESC, ke
 # Parts of one statement, a row for each key: what it is of, the key, four counts and two sums.
 _PENDING: Final = """
 SELECT 'pending', {key} AS key, count(*), 0, 0, 0, 0::numeric, 0::numeric FROM forecasts
-WHERE {where} AND paper_state = 'pending' AND executed_outcome IS NULL GROUP BY key
+WHERE {where} AND paper_state = 'pending' AND executed_outcome IS NULL AND {foretold} GROUP BY key
 """
+_FORETOLD: Final = MappingProxyType(
+    {
+        ForecastKind.P_WIN: "TRUE",
+        ForecastKind.P_WIN_CALIBRATED: "p_win_calibrated_percent IS NOT NULL",
+        ForecastKind.CONVICTION: "TRUE",
+    }
+)
+"""Which forecasts made one of that kind: a calibrated one only while there was a calibrator."""
 # The index of such forecasts is empty, and so is this.
 _BREACHES: Final = f"""
 SELECT
@@ -391,7 +399,9 @@ class _Reading:
         self.period = period
         self.sources = list(LABELS[scope.source])
 
-    async def fetch(self, statement: str, *values: object, key: str = _UNGROUPED) -> list[asyncpg.Record]:
+    async def fetch(
+        self, statement: str, *values: object, key: str = _UNGROUPED, forecast: ForecastKind = ForecastKind.P_WIN
+    ) -> list[asyncpg.Record]:
         """Fetch the rows of a statement, whose `$3` and so on are the values, of the accounts in the scope."""
         where, arguments = _IN_PERIOD, [self.period.first, self.period.last, *values]
         if self._accounts is not None:
@@ -401,7 +411,9 @@ class _Reading:
             "calibration_daily" if self._accounts is None and key in (_UNGROUPED, "decider") else "calibration_counts"
         )
         return await self._connection.fetch(
-            statement.format(where=where, key=key, table=table), *arguments, timeout=UNANSWERED_S
+            statement.format(where=where, key=key, table=table, foretold=_FORETOLD[forecast]),
+            *arguments,
+            timeout=UNANSWERED_S,
         )
 
     async def records(
@@ -413,7 +425,7 @@ class _Reading:
         rows = await self.fetch(tallies, self.sources, forecast, ForecastKind.CONVICTION, key=key)
         parts = [part for part, kept_by in _ASIDE.items() if group_by in kept_by]
         values = [self.sources] if _EV in parts else []
-        aside = await self.fetch(" UNION ALL ".join(parts), *values, key=key)
+        aside = await self.fetch(" UNION ALL ".join(parts), *values, key=key, forecast=forecast)
         by_key: dict[_Key, list[asyncpg.Record]] = {} if group_by else {None: []}
         for row in rows:
             by_key.setdefault(row[0], []).append(row)

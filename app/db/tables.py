@@ -41,9 +41,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP, UUID
 
-from app.db.vocabulary import CANCELLED, PROPOSED, KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
+from app.db.vocabulary import KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
 from app.domain.account import AccountMode, HaltState
 from app.domain.lifecycle import EventKind, ExitReason
+from app.domain.model_call import CANCELLED, PROPOSED, WARMED
 from app.domain.outcome import ForecastKind, LabelSource, OutcomeClass
 from app.domain.proposal import Direction, EntryType, Mode, ModelFailure, Setup
 from app.domain.recalibration import CalibratorState
@@ -189,14 +190,6 @@ llm_decisions = Table(
     Index("llm_decisions_by_account", "account_id", "decided_at", "decision_id"),
     Index("llm_decisions_by_symbol", "symbol", "decided_at", "decision_id"),
     Index("llm_decisions_by_verdict", "verdict", "decided_at", "decision_id"),
-    # What a key's model calls cost in a day.
-    Index(
-        "llm_decisions_by_cost",
-        "api_key_id",
-        "decided_at",
-        postgresql_include=["cost_usd"],
-        postgresql_where=text("cost_usd > 0"),
-    ),
 )
 
 _DAY: Final = "(as_of AT TIME ZONE 'UTC')::date"
@@ -728,10 +721,10 @@ model_calls = Table(
     metadata,
     # The ledger: every call of every target, the failed and cancelled ones too. A budget and GET /costs read it.
     Column("call_id", BigInteger, Identity(always=True), primary_key=True),
-    Column("decision_id", UUID, nullable=False),
-    Column("account_id", Text, nullable=False),
+    # NULL: made to keep the target warm.
+    Column("decision_id", UUID),
+    Column("account_id", Text),
     Column("api_key_id", Text),
-    Column("decider", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("model", Text, nullable=False),
     # Milliseconds after the decider was asked, and from then on.
@@ -754,7 +747,7 @@ model_calls = Table(
     Column("request_id", Text),
     Column("stop_reason", Text),
     _time("recorded_at", recorded=True),
-    _one_of("outcome", (*ModelFailure, PROPOSED, CANCELLED)),
+    _one_of("outcome", (*ModelFailure, PROPOSED, CANCELLED, WARMED)),
     *_counts("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
     _amount("cost_usd"),
     Index("model_calls_by_decision", "decision_id"),

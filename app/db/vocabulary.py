@@ -1,11 +1,6 @@
 """Name what only the store distinguishes. Each is text with a CHECK in the tables."""
 
 from enum import StrEnum
-from typing import Final
-
-PROPOSED: Final = "proposal"
-CANCELLED: Final = "cancelled"
-"""How a model call can end besides the codes of ModelFailure."""
 
 
 class ReleaseReason(StrEnum):

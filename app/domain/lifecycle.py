@@ -228,6 +228,8 @@ def missing_fields(event: Event) -> tuple[tuple[str, str], ...]:
             faults.append(("quantity", "a fill needs its shares, 1 or more"))
         if not event.price:
             faults.append(("price", "a fill needs its price, above 0"))
+    if event.kind is EventKind.CLOSED and event.quantity == 0:
+        faults.append(("quantity", "a closing needs its shares, 1 or more; left out, it closes all"))
     if event.kind is EventKind.CLOSED and event.price is None and event.realized_pnl is None:
         faults.append(("price", "a closing needs its price or its realized_pnl"))
     if (event.kind is EventKind.CORRECTED) is (event.corrects is None):

@@ -134,6 +134,8 @@ def rounded_r(value: Decimal) -> Decimal:
 def executed_outcome(*, plan: Plan, events: Sequence[Event], ticket_quantity: int) -> Outcome | None:
     """Compute the outcome of an executed plan from all events of its ticket; None while it is not closed.
 
+    None, too, where corrections say that nothing traded: every fill is of 0 shares, or without fills the closing is.
+
     R = net / (quantity x (L + C)). Net is the realized P&L where it is told, else what lies between the average
     fill and the exit, less all fees told. Quantity is the closed, else the filled, else the ticket's; a closing
     without fills is reckoned from the planned entry. Raises ValueError when a closing tells neither its price nor
@@ -145,6 +147,8 @@ def executed_outcome(*, plan: Plan, events: Sequence[Event], ticket_quantity: in
         return None
     fills = [event for event in told if event.kind in FILLS]
     filled = sum(event.quantity or 0 for event in fills)
+    if not filled and (fills or closing.quantity == 0):
+        return None
     paid = sum(((event.quantity or 0) * (event.price or ZERO) for event in fills), ZERO)
     quantity = closing.quantity or filled or ticket_quantity
     basis = paid * quantity / filled if filled else plan.entry * quantity

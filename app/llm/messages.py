@@ -25,11 +25,12 @@ import orjson
 
 from app.domain.account import Account
 from app.domain.market import MarketView
+from app.domain.model_call import CANCELLED, PROPOSED, WARMED, ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
 from app.llm.clients import make_client, make_http_client
-from app.llm.decider import CANCELLED, PROPOSED, DeciderCall, DeciderFailure, ModelCall, Prompt, Reply
+from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.models import ReplyForm, Thinking, Usage
 from app.llm.reading import LABEL_LIMIT, NOTHING, Reading, failed, failure, read_message, read_parsed
 from app.llm.streaming import EVENT_STREAM, BrokenStreamError, EventReader, StreamedMessage
@@ -135,7 +136,7 @@ class MessagesClient:
         }
         call = Call(self, body, characters=self._fixed_characters + len(system), budget_s=WARM_S, hedged=False)
         reading = await call.answer()
-        return replace(call.account(since=call.started), outcome="warm" if reading.spoke else _outcome_word(reading))
+        return replace(call.account(since=call.started), outcome=WARMED if reading.spoke else _outcome_word(reading))
 
     async def open_connections(self, count: int) -> None:
         """Open some connections before they are needed; whether that succeeds shows when they are."""

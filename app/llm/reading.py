@@ -14,8 +14,8 @@ from app.llm.decider import DeciderFailure
 from app.llm.models import ReplyForm, Usage
 from app.llm.wire import TOOL_NAME, InvalidReplyError, parse_decision
 
-MAX_COUNT: Final = 10**9
-"""No call has this many tokens; a usage figure beyond it is no figure."""
+MAX_COUNT: Final = 10**8
+"""No call has this many tokens; a usage figure beyond it is no figure. All of a decision's fit the store together."""
 DETAIL_LIMIT: Final = 200
 LABEL_LIMIT: Final = 100
 

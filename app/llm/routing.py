@@ -22,10 +22,11 @@ from typing import Any, Final
 
 from app.domain.account import Account, AccountMode
 from app.domain.market import MarketView
+from app.domain.model_call import ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 from app.llm.breaker import Breaker, BreakerState
-from app.llm.decider import Decider, DeciderFailure, ModelCall, Prompt, Reply
+from app.llm.decider import Decider, DeciderFailure, Prompt, Reply
 from app.llm.latency import Allowance, LatencyWindow
 from app.llm.messages import DECIDER_NAME, Call, MessagesClient, account_of, rest_of
 from app.llm.reading import Reading, failure

@@ -256,12 +256,11 @@ def chosen(*, own: bool, may_stream: bool, given: Mapping[str, Any], **fields: A
         "thinking": traits.thinking,
         "max_tokens": MAX_TOKENS_THINKING if thinks else MAX_TOKENS,
         "price": traits.price,
-        "stream": kind is not TargetKind.BEDROCK,
+        "stream": own and kind is not TargetKind.BEDROCK,
+        "eager": False,
         "warm": own,
     } | dict(given)
     choices["stream"] = choices["stream"] and may_stream
-    is_eager = choices["stream"] and own and kind is TargetKind.ANTHROPIC and choices["reply"] is ReplyForm.FORCED_TOOL
-    choices.setdefault("eager", is_eager)
     choices["eager"] = choices["eager"] and choices["stream"]
     return Target(**fields, **choices)
 

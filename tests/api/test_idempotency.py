@@ -205,7 +205,6 @@ def test_a_key_whose_decision_is_no_longer_stored_stays_used(
             async with connection.transaction():
                 await connection.execute("SET LOCAL tradeverdict.retention = 'on'")
                 await connection.execute("DELETE FROM reservations WHERE account_id = $1", account_id)
-                await connection.execute("DELETE FROM forecasts WHERE account_id = $1", account_id)
                 await connection.execute("DELETE FROM llm_decisions WHERE account_id = $1", account_id)
         finally:
             await connection.close()

@@ -99,17 +99,16 @@ def test_a_spent_budget_leaves_the_decider_unasked(database_url: str) -> None:
 async def test_a_budget_is_for_one_day_of_the_database_clock(database_url: str) -> None:
     decider = FakeDecider(nvda_trade())
     decide(database_url, decider, "account-0", budget_usd="0.0001")
-    # A decision cannot be changed: this one is copied to yesterday, and removed from today.
+    # The ledger cannot be changed: this call is copied to yesterday, and removed from today.
     await change(
         database_url,
         """
         BEGIN;
         SET LOCAL tradeverdict.retention = 'on';
-        CREATE TEMPORARY TABLE spent ON COMMIT DROP AS SELECT * FROM llm_decisions;
-        UPDATE spent SET decided_at = date_trunc('day', now(), 'UTC') - interval '1 ms';
-        DELETE FROM reservations; DELETE FROM forecasts;
-        DELETE FROM llm_decisions;
-        INSERT INTO llm_decisions SELECT * FROM spent;
+        CREATE TEMPORARY TABLE spent ON COMMIT DROP AS SELECT * FROM model_calls;
+        UPDATE spent SET recorded_at = date_trunc('day', now(), 'UTC') - interval '1 ms';
+        DELETE FROM model_calls;
+        INSERT INTO model_calls OVERRIDING SYSTEM VALUE SELECT * FROM spent;
         COMMIT
         """,
     )

@@ -580,7 +580,18 @@ class TestABatch:
     def test_of_another_media_type_is_refused(self, offline: TestClient) -> None:
         answer = offline.post("/outcomes", content=b"[]", headers={"content-type": "application/xml"})
 
-        problem_of(answer, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+        assert "json" not in problem_of(answer, ErrorCode.UNSUPPORTED_MEDIA_TYPE).title
+
+    def test_of_no_shares_are_refused(self, desk: Desk, shared_database_url: str) -> None:
+        line = a_line(desk.approved()["decision_id"])
+
+        results = desk.client.post("/outcomes", json=[line | {"quantity": 0}, line | {"quantity": 1}]).json()["results"]
+
+        assert [(result["status"], result["code"]) for result in results] == [
+            ("refused", ErrorCode.VALIDATION_ERROR),
+            ("recorded", None),
+        ]
+        assert results[0]["detail"].startswith("quantity: ")
 
     def test_is_refused_while_the_store_is_away(self, offline: TestClient) -> None:
         problem_of(offline.post("/outcomes", json=[a_line(UNKNOWN)]), ErrorCode.STORE_UNAVAILABLE)

@@ -126,6 +126,21 @@ async def test_each_change_of_a_label_is_written_down(store: Store, owner: Conne
         await owner.execute("DELETE FROM decision_events")
 
 
+async def test_a_forecast_outlives_its_decision_and_is_labelled_all_the_same(
+    store: Store, owner: Connection, pool: ConnectionPool
+) -> None:
+    decision_id = await foretold(store)
+    async with owner.transaction():
+        await owner.execute("SET LOCAL tradeverdict.retention = 'on'")
+        for table in ("reservations", "decision_events", "llm_decisions"):
+            await owner.execute(f"DELETE FROM {table} WHERE decision_id = $1", decision_id)
+
+    assert await label(pool, decision_id, Labels(executed=None, paper=WON_ON_PAPER))
+
+    assert (await read(owner, decision_id)).labels.paper == WON_ON_PAPER
+    assert await outcomes(owner) == []
+
+
 async def test_counts_follow_each_change(store: Store, owner: Connection, pool: ConnectionPool) -> None:
     first, second = await foretold(store), await foretold(store, setup="breakout", blocked_by=("SPREAD_TOO_WIDE",))
     for decision_id, labels in (

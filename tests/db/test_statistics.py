@@ -115,7 +115,8 @@ def check(record: CalibrationRecord, of: list[Foretold], *, source: Source, fore
     assert record.tally == tally_of(of, source=source, forecast=forecast)
     convictions = tally_of(of, source=source, forecast=ForecastKind.CONVICTION)
     assert record.convictions.by_percent == convictions.by_percent
-    assert record.pending == sum(said.paper is None and said.executed is None for said in of)
+    pending = [said for said in of if said.paper is None and said.executed is None]
+    assert record.pending == sum(said.said.get(forecast) is not None for said in pending)
     assert (record.liquidity_violations, record.correlation_breaches) == (0, 0)
 
 

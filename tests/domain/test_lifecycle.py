@@ -316,6 +316,11 @@ class TestMissingFields:
         assert missing_fields(told(EventKind.CLOSED, price=None, realized_pnl=Decimal("-3"))) == ()
         assert [field for field, _ in missing_fields(told(EventKind.CLOSED, price=None))] == ["price"]
 
+    def test_of_a_closing_of_no_shares_are_its_shares(self) -> None:
+        assert missing_fields(told(EventKind.CLOSED, quantity=None)) == ()
+        assert missing_fields(told(EventKind.CLOSED, quantity=1)) == ()
+        assert [field for field, _ in missing_fields(told(EventKind.CLOSED, quantity=0))] == ["quantity"]
+
     def test_of_a_correction_are_what_it_corrects(self) -> None:
         assert missing_fields(told(EventKind.CORRECTED, corrects="filled")) == ()
         assert [field for field, _ in missing_fields(told(EventKind.CORRECTED))] == ["corrects"]

@@ -303,6 +303,19 @@ def test_corrections_count_in_place_of_what_they_correct() -> None:
     assert outcome == outcome_of(fill, closing, of_closing, of_fill)
 
 
+def test_fills_and_closings_that_are_corrected_to_nothing_leave_no_outcome() -> None:
+    fill, closing = a_fill(), a_closing(price="115", quantity=10)
+    no_fill = told(EventKind.CORRECTED, event_id="c1", corrects=fill.event_id, quantity=0)
+    no_closing = told(EventKind.CORRECTED, event_id="c2", corrects=closing.event_id, quantity=0)
+
+    for events in (
+        (fill, a_closing(price="115"), no_fill),
+        (closing, no_closing),
+        (fill, closing, no_fill, no_closing),
+    ):
+        assert executed_outcome(plan=a_plan(), events=events, ticket_quantity=TICKET) is None
+
+
 # --- classes ----------------------------------------------------------------------------------------------
 
 

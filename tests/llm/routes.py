@@ -42,7 +42,7 @@ def target(base_url: str, *, streamed: bool = False, given: dict[str, Any] | Non
         "key": Secret(KEY),
         "base_url": base_url,
     }
-    return chosen(**(example | fields), own=False, may_stream=streamed, given=given or {})
+    return chosen(**(example | fields), own=False, may_stream=streamed, given={"stream": streamed} | (given or {}))
 
 
 @asynccontextmanager

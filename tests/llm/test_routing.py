@@ -10,9 +10,9 @@ from decimal import Decimal
 import pytest
 
 from app.domain.account import AccountMode
+from app.domain.model_call import CANCELLED, PROPOSED, ModelCall
 from app.domain.proposal import ModelFailure, Proposal
 from app.llm.breaker import BreakerState
-from app.llm.decider import CANCELLED, PROPOSED, ModelCall
 from app.llm.messages import MessagesClient
 from app.llm.routing import WARM_CONNECTIONS, RoutedDecider, RoutingOptions
 from app.llm.rules import RulesDecider

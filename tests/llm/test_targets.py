@@ -67,7 +67,7 @@ def test_a_file_gives_the_targets_in_its_order(tmp_path: Path) -> None:
     first, gateway = load_targets(settings)
 
     assert settings.uses_anthropic
-    assert (first.name, first.key, first.stream, first.eager, first.warm) == ("first", Secret(KEY), True, True, True)
+    assert (first.name, first.key, first.stream, first.eager, first.warm) == ("first", Secret(KEY), True, False, True)
     assert (first.thinking, first.reply, first.auth) == (Thinking.DISABLED, ReplyForm.FORCED_TOOL, AuthHeader.BEARER)
     assert gateway == Target(
         name="gateway",
@@ -94,11 +94,11 @@ def test_without_a_file_the_one_target_is_that_of_the_environment() -> None:
     assert (target.stream, target.eager, target.warm) == (False, False, False)
 
 
-def test_a_stand_in_for_anthropic_is_not_called_unasked_nor_told_of_its_extensions() -> None:
+def test_a_stand_in_for_anthropic_is_not_called_unasked_nor_streamed_from() -> None:
     environ = {"ANTHROPIC_API_KEY": KEY, "ANTHROPIC_BASE_URL": "http://127.0.0.1:9", "MODEL_STREAM": "true"}
     (target,) = load_targets(load_settings(environ, dotenv=Path("no.env")))
 
-    assert (target.stream, target.eager, target.warm) == (True, False, False)
+    assert (target.stream, target.eager, target.warm) == (False, False, False)
 
 
 def test_streaming_is_off_everywhere_when_the_setting_is(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_thinking_model_gets_more_tokens_and_a_low_effort() -> None:
     assert (target.eager, target.stream) == (False, True)
 
 
-async def test_anthropic_itself_is_told_to_send_tool_input_at_once() -> None:
+async def test_a_target_is_told_to_send_tool_input_at_once_where_that_is_wanted() -> None:
     target = targets.chosen(
         name="x",
         kind=TargetKind.ANTHROPIC,
@@ -323,7 +323,7 @@ async def test_anthropic_itself_is_told_to_send_tool_input_at_once() -> None:
         key=Secret(KEY),
         own=True,
         may_stream=True,
-        given={},
+        given={"eager": True},
     )
     client = MessagesClient(target)
     await client.close()
