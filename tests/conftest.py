@@ -1,6 +1,7 @@
 """What every test may use: Hypothesis profiles, a migrated database of its own, and no network.
 
-`PROVE=1` runs property tests with full example counts. `NO_SKIPS=1` makes a skipped test fail.
+`PROVE=1` runs property tests with full example counts. `NO_SKIPS=1` makes a skipped test fail, unless it
+says of itself that it is optional.
 Connections to anything but this machine fail (pytest-socket, set in pyproject.toml).
 """
 
@@ -34,8 +35,13 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return _refuse_skip((yield))
 
 
+OPTIONAL = "optional: "
+"""How the reason of a skip begins that NO_SKIPS=1 allows."""
+
+
 def _refuse_skip(report: _Report) -> _Report:
-    if os.environ.get("NO_SKIPS") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+    optional = OPTIONAL in str(report.longrepr)
+    if os.environ.get("NO_SKIPS") == "1" and report.skipped and not hasattr(report, "wasxfail") and not optional:
         report.outcome = "failed"
         report.longrepr = f"skipped, which NO_SKIPS=1 does not allow: {report.longrepr}"
     return report

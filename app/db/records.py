@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -133,6 +134,11 @@ class NewReservation:
     expires_at: datetime
 
 
+@lru_cache(maxsize=64)
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTexts:
     """Hold the two texts of a prompt that many decisions share: its template, and its static part as rendered."""
@@ -145,7 +151,7 @@ class PromptTexts:
     @property
     def system_hash(self) -> str:
         """Give the SHA-256 by which the static part is stored once, as 64 hexadecimal digits."""
-        return hashlib.sha256(self.system.encode()).hexdigest()
+        return _sha256(self.system)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

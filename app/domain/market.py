@@ -191,6 +191,8 @@ def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...
     stray bar makes no daily series intraday.
     """
     dropped: Counter[str] = Counter()
+    if not bars:
+        return (), dropped
     clean: list[Bar] = []
     for bar in bars:
         fault = _bar_fault(bar, last=clean[-1].t if clean else None)

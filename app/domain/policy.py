@@ -268,6 +268,13 @@ class Policy:
 
     def canonical_json(self) -> str:
         """Write the policy and its tables as JSON with sorted keys and no spaces; the text that is hashed."""
+        return _written(self)[0]
+
+    def hash(self) -> str:
+        """Give the SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
+        return _written(self)[1]
+
+    def _write(self) -> str:
         body = {
             "version": POLICY_VERSION,
             "limits": {spec.name: _plain(getattr(self, spec.name)) for spec in fields(self)},
@@ -294,14 +301,12 @@ class Policy:
         }
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
 
-    def hash(self) -> str:
-        """Give the SHA-256 of the canonical JSON, as 64 hexadecimal digits."""
-        return _hash(self)
-
 
 @lru_cache(maxsize=64)
-def _hash(policy: Policy) -> str:
-    return hashlib.sha256(policy.canonical_json().encode()).hexdigest()
+def _written(policy: Policy) -> tuple[str, str]:
+    """Write a policy once: its canonical JSON and the hash of that."""
+    text = policy._write()  # noqa: SLF001
+    return text, hashlib.sha256(text.encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

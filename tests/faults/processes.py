@@ -32,8 +32,9 @@ def full_or_quick(full: int, quick: int) -> int:
 
 
 def asking(model: ModelServer | str) -> dict[str, object]:
-    """Settings that make a service ask a stand-in for the Messages API."""
+    """Settings that make a service ask a stand-in for the Messages API, once for each decision."""
     return {
+        "MODEL_HEDGE_MAX_SHARE": 0,
         "DECIDER": "anthropic",
         "ANTHROPIC_API_KEY": "stand-in",
         "ANTHROPIC_BASE_URL": model if isinstance(model, str) else model.base_url,

@@ -192,7 +192,7 @@ def account_ids() -> Callable[[], str]:
 
 PROVE = os.environ.get("PROVE") == "1"
 REPLIES = 5000 if PROVE else 250
-UNMOVED = {"MODEL_BREAKER_FAILURES": 1000, "MODEL_HEDGE_MAX_SHARE": 0, "MODEL_WARM_EVERY_S": 0}
+UNMOVED = {"MODEL_BREAKER_FAILURES": 1000, "MODEL_WARM_EVERY_S": 0}
 """Settings of a service that asks the model once per request, whatever came of the requests before."""
 ENDLESS_DEADLINE_MS = 400
 """How long a decision may take where the model never comes to an end; 150 ms of it are kept for the record."""

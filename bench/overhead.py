@@ -1,0 +1,291 @@
+"""Measure what the service itself costs, beside the floor: the least that a FastAPI service can do for the same job.
+
+    .venv/bin/python bench/overhead.py [--rounds 3] [--seconds 8] [--floor ../shared/bench]
+
+One run starts an embedded PostgreSQL with durable commits, a stand-in for the Messages API that answers at once, the
+floor and one worker of this service (keys, gates, audit and reservations on, log lines at level info). Both are asked
+turn and turn about, first by 16 clients on 16 accounts and then by 1 client: requests/s count of the former, the
+median of the latter. Each account's requests propose a new symbol and the same one again, which is a duplicate while
+its reservation lives, so half of the answers are approved. Reservations live for a second: an account has about as
+many as a busy bot. Ratios count; absolute figures belong to the machine.
+"""
+
+import argparse
+import asyncio
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from string import ascii_uppercase
+from typing import NamedTuple
+
+import aiohttp
+import orjson
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from app.db.api_keys import EVERY_ACCOUNT, create_key
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import create_pool
+from app.db.migrate import upgrade
+from app.db.vocabulary import Scope
+from tests.faults.processes import asking, service
+
+ROOT = Path(__file__).parents[1]
+CLIENTS = 16
+ACCOUNTS = [f"bench-{number:02}" for number in range(CLIENTS)]
+WARM_UP_S = 4.0
+START_S = 30.0
+FLOOR_PROGRAM, FLOOR_PAYLOAD = "floor_app.py", "payload_floor.json"
+SETTINGS = {
+    "AUTH": "on",
+    "LOG_LEVEL": "info",
+    "RATE_LIMIT_PER_MINUTE": 1_000_000,
+    "MAX_SNAPSHOT_AGE_S": 60,
+    "RESERVATION_TTL_S": 1,
+    # Small orders: what an account reserves within a second fits its limits, at any speed.
+    "PER_TRADE_RISK_BPS": 2,
+}
+TRADED = {"price": 125.4, "atr": 4.0, "adv": 30_000_000_000, "bid": 125.38, "ask": 125.42}
+OTHERS: dict[str, dict[str, float]] = {
+    "AAPL": {"price": 190.1, "atr": 3.1, "adv": 9_000_000_000, "bid": 190.05, "ask": 190.15},
+    "MSFT": {"price": 410.2, "atr": 6.2, "adv": 8_000_000_000, "bid": 410.1, "ask": 410.3},
+    "XOM": {"price": 112.4, "atr": 1.9, "adv": 1_900_000_000, "bid": 112.38, "ask": 112.42},
+    "JPM": {"price": 205.4, "atr": 3.3, "adv": 2_000_000_000, "bid": 205.38, "ask": 205.42},
+}
+VOLUMES = {"volume": 50_000_000, "avg_volume": 55_000_000}
+ACCOUNT = {"equity": 1_000_000, "cash": 600_000, "daily_pnl": 0, "weekly_pnl": 0, "positions": []}
+JSON = {"content-type": "application/json"}
+APPROVED = (b'"verdict":"approved"', b'"verdict":"resized"')
+
+Bodies = Callable[[int, int], Iterator[bytes]]
+"""Gives the bodies that one client sends, by its number and the number of clients."""
+
+
+@dataclass(kw_only=True)
+class Peer:
+    """One service under measure, and what was measured of it."""
+
+    name: str
+    url: str
+    pid: int
+    headers: dict[str, str]
+    bodies: Bodies
+    rates: list[float] = field(default_factory=list)
+    medians_ms: list[float] = field(default_factory=list)
+
+
+class Measured(NamedTuple):
+    """What one turn showed: requests/s, median in ms, the process's CPU ms per request, the share approved."""
+
+    rate: float
+    p50_ms: float
+    p99_ms: float
+    cpu_ms: float
+    approved: float
+
+
+def of_the_floor(folder: Path) -> Bodies:
+    """Send the floor's payload, always the same."""
+    body = (folder / FLOOR_PAYLOAD).read_bytes()
+    return lambda _client, _clients: itertools.repeat(body)
+
+
+def of_the_service() -> Bodies:
+    """Send the same snapshot in this service's form: each traded symbol twice, each account in its turn."""
+    symbols = map("".join, itertools.product("Q", *[ascii_uppercase] * 4))
+
+    def bodies(client: int, clients: int) -> Iterator[bytes]:
+        for turn in itertools.count(client, clients):
+            symbol = next(symbols)
+            market = [{"symbol": name} | VOLUMES | figures for name, figures in ({symbol: TRADED} | OTHERS).items()]
+            headline = "Chip demand beats expectations"
+            news = [{"headline": headline, "summary": "...", "source": "wire", "symbols": [symbol]}]
+            account = ACCOUNT | {"id": ACCOUNTS[turn % CLIENTS]}
+            for _ in range(2):
+                as_of = datetime.now(UTC)
+                yield orjson.dumps({"account": account, "as_of": as_of, "market": market, "news": news})
+
+    return bodies
+
+
+async def load(peer: Peer, *, clients: int, seconds: float) -> Measured:
+    """Ask as fast as the answers come.
+
+    Raises:
+        RuntimeError: an answer was none.
+    """
+    times_ms: list[float] = []
+    approved = 0
+    cpu_s, began = cpu_of(peer.pid), time.perf_counter()
+    until = began + seconds
+
+    async def client(number: int, session: aiohttp.ClientSession) -> None:
+        nonlocal approved
+        for body in peer.bodies(number, clients):
+            asked = time.perf_counter()
+            if asked >= until:
+                return
+            async with session.post(peer.url, data=body, headers=peer.headers) as answer:
+                said = await answer.read()
+            times_ms.append((time.perf_counter() - asked) * 1000)
+            if answer.status != 200:
+                raise RuntimeError(f"{peer.name} answered {answer.status}: {said[:300]!r}")
+            approved += any(word in said for word in APPROVED)
+
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients)) as session,
+        asyncio.TaskGroup() as group,
+    ):
+        for number in range(clients):
+            group.create_task(client(number, session))
+    count, took_s = len(times_ms), time.perf_counter() - began
+    return Measured(
+        rate=count / took_s,
+        p50_ms=median(times_ms),
+        p99_ms=sorted(times_ms)[count * 99 // 100],
+        cpu_ms=(cpu_of(peer.pid) - cpu_s) / count * 1000,
+        approved=approved / count,
+    )
+
+
+def cpu_of(pid: int) -> float:
+    """Read the CPU seconds that a process has used."""
+    used = psutil.Process(pid).cpu_times()
+    return float(used.user + used.system)
+
+
+@contextmanager
+def upstream() -> Iterator[str]:
+    """Run the stand-in for the Messages API; give its address."""
+    command = [sys.executable, ROOT / "bench" / "upstream.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@asynccontextmanager
+async def floor(folder: Path, *, llm_url: str, database_url: str) -> AsyncIterator[Peer]:
+    """Run the floor on a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "floor_app:app", "--port", str(port), "--log-level", "critical"),
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "LLM_URL": llm_url, "PG_URL": database_url, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    try:
+        await listening(port)
+        yield Peer(
+            name="floor",
+            url=f"http://127.0.0.1:{port}/decide",
+            pid=process.pid,
+            headers=JSON,
+            bodies=of_the_floor(folder),
+        )
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def listening(port: int) -> None:
+    """Wait until somebody listens on a local port.
+
+    Raises:
+        TimeoutError: nobody does.
+    """
+    async with asyncio.timeout(START_S):
+        while True:
+            await asyncio.sleep(0.1)
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                continue
+            writer.close()
+            return await writer.wait_closed()
+
+
+@asynccontextmanager
+async def this_service(folder: Path, *, llm_url: str, database_url: str) -> AsyncIterator[Peer]:
+    """Run one worker of this service on a migrated database, with a key."""
+    await asyncio.to_thread(upgrade, database_url)
+    pool = await create_pool(database_url)
+    key = await create_key(pool, name="bench", scopes=[Scope.DECIDE], accounts=[EVERY_ACCOUNT])
+    await pool.close()
+    async with service(database_url, folder, **asking(llm_url), **SETTINGS) as running:
+        yield Peer(
+            name="service",
+            url=f"{running.base_url}/decide",
+            pid=running.process.pid,
+            headers=JSON | {"authorization": f"Bearer {key.token}"},
+            bodies=of_the_service(),
+        )
+
+
+async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder: Path, llm_url: str) -> None:
+    """Ask turn and turn about, and print."""
+    async with AsyncExitStack() as stack:
+        peers: list[Peer] = []
+        if (options.floor / FLOOR_PROGRAM).exists():
+            database_url = server.create_database("floor")
+            peers.append(
+                await stack.enter_async_context(floor(options.floor, llm_url=llm_url, database_url=database_url))
+            )
+        else:
+            print(f"There is no {FLOOR_PROGRAM} in the folder that --floor names: the service is measured alone.")
+        database_url = server.create_database("service")
+        peers.append(await stack.enter_async_context(this_service(folder, llm_url=llm_url, database_url=database_url)))
+        for peer in peers:
+            await load(peer, clients=CLIENTS, seconds=WARM_UP_S)
+        for turn in range(options.rounds):
+            for peer in peers:
+                many = await load(peer, clients=CLIENTS, seconds=options.seconds)
+                one = await load(peer, clients=1, seconds=options.seconds / 2)
+                peer.rates.append(many.rate)
+                peer.medians_ms.append(one.p50_ms)
+                print(
+                    f"round {turn + 1} {peer.name:8} {CLIENTS} clients {many.rate:5.0f}/s p50 {many.p50_ms:5.1f} ms "
+                    f"p99 {many.p99_ms:5.1f} ms, CPU {many.cpu_ms:4.2f} ms each, approved {many.approved:4.0%}; "
+                    f"1 client p50 {one.p50_ms:5.2f} ms, CPU {one.cpu_ms:4.2f} ms each, approved {one.approved:4.0%}",
+                    flush=True,
+                )
+    for peer in peers:
+        print(f"{peer.name:8} {median(peer.rates):5.0f} requests/s, p50 {median(peer.medians_ms):5.2f} ms")
+    if len(peers) > 1:
+        base, ours = peers
+        print(
+            f"service / floor: requests/s {median(ours.rates) / median(base.rates):.2f} (to be 1.30 or more), "
+            f"p50 {median(ours.medians_ms) / median(base.medians_ms):.2f} (to be 1.15 or less)"
+        )
+
+
+def main() -> None:
+    """Run everything on a PostgreSQL of its own, which is removed at the end."""
+    parser = argparse.ArgumentParser(prog="bench/overhead.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each turn of many clients; half for one client")
+    parser.add_argument("--floor", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of the floor")
+    options = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EmbeddedPostgres(Path(folder) / "pg") as server,
+        upstream() as llm_url,
+    ):
+        asyncio.run(measure(options, server, Path(folder), llm_url))
+
+
+if __name__ == "__main__":
+    main()
