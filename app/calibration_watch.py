@@ -122,6 +122,8 @@ async def follow_calibration(standings: Standings, metrics: Metrics) -> None:
             if reachable:
                 log.warning("calibration is not followed", reason=str(error))
             reachable = False
+        except Exception:  # a bug must not end the watch
+            log.exception("calibration is not followed")
         await asyncio.sleep(FOLLOW_S)
 
 

@@ -32,6 +32,8 @@ async def watch_fills(pool: ConnectionPool, metrics: Metrics) -> None:
             if reachable:
                 log.warning("fills are not watched", reason=str(error))
             reachable = False
+        except Exception:  # a bug must not end the watch
+            log.exception("fills are not watched")
         await asyncio.sleep(EVERY_S)
 
 

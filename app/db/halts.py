@@ -23,6 +23,10 @@ WHERE account_id IS NOT DISTINCT FROM $1 AND lifted_at IS NULL RETURNING *
 _LIST_IN_FORCE: Final = "SELECT * FROM halts WHERE lifted_at IS NULL ORDER BY halt_id DESC"
 _LIST: Final = "SELECT * FROM halts ORDER BY halt_id DESC LIMIT $1"
 
+# Longer than a stuck holder keeps its locks (IDLE_IN_TRANSACTION_S), shorter than the client waits (UNANSWERED_S):
+# one paused process must not keep a halt from being set.
+_BE_PATIENT: Final = "SET LOCAL lock_timeout = '2800ms'; SET LOCAL statement_timeout = '2800ms'"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHalt:
@@ -86,6 +90,7 @@ async def list_halts(pool: ConnectionPool, *, lifted_too: bool = False, limit: i
 
 
 async def _hold_off_decisions(connection: Connection, account_id: str | None) -> None:
+    await connection.execute(_BE_PATIENT)
     if account_id is None:
         await lock_every_account(connection)
     else:

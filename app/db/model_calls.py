@@ -11,7 +11,7 @@ import orjson
 from uuid_utils import uuid7
 
 from app.db.engine import Connection, ConnectionPool
-from app.db.statistics import Period, Window
+from app.db.statistics import Period, Window, detailed_turn
 from app.db.vocabulary import NotedEvent
 from app.domain.account import AccountMode
 from app.domain.model_call import ModelCall
@@ -161,7 +161,7 @@ async def read_costs(
     Raises:
         StoreUnavailable: the store cannot be read.
     """
-    async with pool.connection() as connection:
+    async with detailed_turn(pool), pool.connection() as connection:
         today: date = await connection.fetchval("SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date")
         last = window.last or today
         period = Period(first=window.first or last - timedelta(days=window.days - 1), last=last)

@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from app.db.engine import Connection, ConnectionPool
+from app.db.engine import Connection, ConnectionPool, StoreUnavailable
 from app.domain.gate_effects import BlockedForecasts
 from app.domain.gates import Code
 from app.domain.outcome import ForecastKind, LabelSource, OutcomeClass
@@ -379,9 +379,28 @@ async def read_gates(pool: ConnectionPool, scope: Scope) -> GateStatistics:
 
 
 @asynccontextmanager
+async def detailed_turn(pool: ConnectionPool) -> AsyncIterator[None]:
+    """Take one of the few turns that long readings have, so that the other connections stay free for decisions.
+
+    Raises:
+        StoreUnavailable: none became free in time.
+    """
+    turns = _DETAILED.setdefault(pool, asyncio.Semaphore(DETAILED_AT_ONCE))
+    try:
+        async with asyncio.timeout(STATEMENT_S):
+            await turns.acquire()
+    except TimeoutError as error:
+        raise StoreUnavailable(error) from error
+    try:
+        yield
+    finally:
+        turns.release()
+
+
+@asynccontextmanager
 async def _reading(pool: ConnectionPool, scope: Scope, *, detailed: bool) -> AsyncIterator["_Reading"]:
     """Hold the store still for one answer."""
-    turn = _DETAILED.setdefault(pool, asyncio.Semaphore(DETAILED_AT_ONCE)) if detailed else nullcontext()
+    turn = detailed_turn(pool) if detailed else nullcontext()
     async with turn, pool.connection() as connection:
         await connection.execute(_BEGIN_DETAILED if detailed else _BEGIN)
         last = scope.window.last or await connection.fetchval(_TODAY)

@@ -1,5 +1,6 @@
 """Halts, live confirmations and API keys are stored for good, and AccountState and the key's reader see them."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from app.db.api_keys import Credentials, create_key, find_key, list_keys, parse_
 from app.db.engine import Connection, ConnectionPool, StoreUnavailable
 from app.db.halts import lift_halt, list_halts, set_halt
 from app.db.live_confirmations import confirm_live, list_live_confirmations, revoke_live
+from app.db.locks import EVERY_ACCOUNT_LOCK
 from app.db.operations import Store
 from app.db.vocabulary import Scope
 from app.domain.account import AccountMode, AccountState, Halt, HaltState
@@ -67,6 +69,21 @@ class TestHalt:
             await lift_halt(pool, account_id=None, reason="x", operator="")
 
         assert len(await list_halts(pool)) == 1
+
+    async def test_is_set_although_a_process_is_stuck_while_it_judges(
+        self, pool: ConnectionPool, owner: Connection
+    ) -> None:
+        # Longer than other statements wait for a lock (1 s), shorter than a stuck transaction may last (2 s).
+        async def be_stuck() -> None:
+            await asyncio.sleep(1.5)
+            await owner.execute("ROLLBACK")
+
+        await owner.execute(f"BEGIN; SELECT pg_advisory_xact_lock_shared({EVERY_ACCOUNT_LOCK})")
+        stuck = asyncio.create_task(be_stuck())
+        await set_halt(pool, account_id=None, state=HaltState.HALTED, reason="stop", operator="ann")
+        await stuck
+
+        assert [halt.state for halt in await list_halts(pool)] == [HaltState.HALTED]
 
 
 class TestLiveConfirmation:

@@ -21,7 +21,7 @@ from tests.model_server import ModelServer
 
 VERSION = "1.43.0"
 CLI = Path("node_modules") / "@copilotkit" / "aimock" / "dist" / "cli.js"
-INSTALL_S, START_S = 120.0, 20.0
+INSTALL_S, START_S = 30.0, 20.0
 
 PROPOSAL: dict[str, Any] = {"toolCalls": [{"name": TOOL_NAME, "arguments": json.dumps(wire_decision())}]}
 
