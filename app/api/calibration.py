@@ -206,8 +206,10 @@ class CalibrationFigures(AnswerModel):
     spiegelhalter_z: Figure
     auc: Figure
     sharpness: Annotated[Figure, Field(description="standard deviation of the forecasts")]
-    e_value: Figure
-    log_e_value: Figure
+    e_value: Annotated[
+        Figure, Field(description="20 or more speaks against the forecasts; may be looked at at any time")
+    ]
+    log_e_value: Annotated[Figure, Field(description="null where a forecast of 0 or 100 % was wrong")]
     effective_n: Figure
     bins: list[BinOut]
     isotonic: list[IsotonicPointOut]

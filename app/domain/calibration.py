@@ -11,7 +11,8 @@ The rules of the report:
   * `miscalibrated` needs an e-value of at least 20, which may be looked at after every outcome but trusts outcomes to
     be independent, and a day-clustered |t| beyond 2.58, which does not. Two clustered t are asked, because forecasts
     go wrong in two ways: by their level (mean forecast less mean outcome) and by their spread (covariance of forecast
-    and error). `calibrated` means no more than that these did not reject;
+    and error). The larger of them, or of the t of both at once, must besides be beyond what honest days reach when
+    one may look every day. `calibrated` means no more than that these did not reject;
   * a slope below 1 is OVERconfident: forecasts lie further apart than outcomes do.
 """
 
@@ -19,13 +20,11 @@ import math
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from app.domain.calibration_verdict import CalibrationVerdict, Findings, reasons, recommendations
+from app.domain.calibration_verdict import CalibrationVerdict, Findings, day_tests, reasons, recommendations
 from app.domain.evidence import (
     Estimate,
     anytime_reach,
     clustered_brier,
-    clustered_calibration_error,
-    clustered_tilt,
     e_value,
     iid_brier,
     log_e_value,
@@ -185,15 +184,14 @@ def calibration_report(
     """Compute every figure of a tally, and judge it."""
     scored = score(tally, scratch=scratch)
     brier, brier_iid = clustered_brier(scored), iid_brier(scored)
-    log_e = log_e_value(scored)
+    log_e, by_day = log_e_value(scored), day_tests(scored)
     findings = Findings(
         n=scored.n,
         min_decisions=min_decisions,
         e_value=e_value(log_e),
         calibration_error=calibration_error(scored),
-        calibration_error_t=_t(clustered_calibration_error(scored)),
         slope=slope(scored),
-        slope_t=_t(clustered_tilt(scored)),
+        by_day=by_day,
         skill=brier_skill(scored),
         certain=sum(row.n for row in scored.rows if row.percent in {0, 100}),
     )
@@ -212,10 +210,10 @@ def calibration_report(
         reliability_debiased=debiased_reliability(scored),
         slope=findings.slope,
         slope_binned=binned_slope(scored),
-        slope_t=findings.slope_t,
+        slope_t=by_day.spread_t,
         calibration_error=findings.calibration_error,
         calibration_error_ci_anytime=_anytime_interval(findings.calibration_error, scored.n),
-        calibration_error_t=findings.calibration_error_t,
+        calibration_error_t=by_day.level_t,
         ece=expected_calibration_error(scored),
         ece_binned=binned_calibration_error(scored),
         smooth_ece=smooth_calibration_error(scored),
@@ -276,10 +274,6 @@ def _distribution(counts: ClassCounts) -> OutcomeDistribution | None:
     return OutcomeDistribution(
         win=counts.win / n, loss=counts.loss / n, scratch=counts.scratch / n, timeout=counts.timeout / n
     )
-
-
-def _t(estimate: Estimate | None) -> float | None:
-    return None if estimate is None else estimate.t
 
 
 def _within(low: float, high: float, interval: Interval | None) -> Interval | None:

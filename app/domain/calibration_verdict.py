@@ -1,13 +1,23 @@
 """Judge whether a record rejects its forecasts, and say in plain words why and what to do.
 
 `miscalibrated` needs both an e-value of at least 20 and a day-clustered |t| beyond 2.58, of the level or of the spread
-of the forecasts. The level of the Brier score is no part of it. Advice is given only where something was rejected:
-what chance may explain is no reason to change a forecast.
+of the forecasts. A |t| that is looked at every day is sooner or later beyond any fixed limit; the largest of three t
+must therefore be beyond one that holds at every look at once, too. The level of the Brier score is no part of it.
+Advice is given only where something was rejected: what chance may explain is no reason to change a forecast.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from app.domain.evidence import (
+    anytime_t_limit,
+    clustered_boldness,
+    clustered_calibration_error,
+    clustered_tilt,
+    normal_equivalent,
+)
+from app.domain.tally import Scored
 
 REJECTING_E: Final = 20.0
 REJECTING_T: Final = 2.58
@@ -22,37 +32,77 @@ class CalibrationVerdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DayTests:
+    """Hold the day-clustered t of the level, of the spread and of the boldness, and of how many days they are.
+
+    A t is None where it cannot be computed; `days` is 0 when they are not known.
+    """
+
+    days: int
+    level_t: float | None
+    spread_t: float | None
+    boldness_t: float | None
+
+    @property
+    def level_is_off(self) -> bool:
+        return _is_off(self.level_t)
+
+    @property
+    def spread_is_off(self) -> bool:
+        return _is_off(self.spread_t)
+
+    @property
+    def strongest(self) -> float | None:
+        """Return the largest |t| in normal terms. None below two days."""
+        known = [abs(t) for t in (self.level_t, self.spread_t, self.boldness_t) if t is not None]
+        return normal_equivalent(max(known), degrees=self.days - 1) if known and self.days > 1 else None
+
+    @property
+    def asked(self) -> float | None:
+        """Return what the largest must be beyond, since it may be looked at every day. None below two days."""
+        return anytime_t_limit(self.days) if self.days > 1 else None
+
+    @property
+    def reject(self) -> bool:
+        return (
+            (self.level_is_off or self.spread_is_off)
+            and self.strongest is not None
+            and self.asked is not None
+            and self.strongest > self.asked
+        )
+
+
+def day_tests(scored: Scored) -> DayTests:
+    """Test level, spread and boldness with days as clusters."""
+    level, spread, bold = (of(scored) for of in (clustered_calibration_error, clustered_tilt, clustered_boldness))
+    return DayTests(
+        days=len(scored.days or ()),
+        level_t=None if level is None else level.t,
+        spread_t=None if spread is None else spread.t,
+        boldness_t=None if bold is None else bold.t,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """Hold the figures that a verdict and its words rest on.
 
-    `calibration_error` is mean forecast less mean outcome, `slope_t` the t of slope - 1, both t clustered by day.
-    `certain` counts forecasts of 0 or 100 %.
+    `calibration_error` is mean forecast less mean outcome. `certain` counts forecasts of 0 or 100 %.
     """
 
     n: int
     min_decisions: int
     e_value: float | None
     calibration_error: float | None
-    calibration_error_t: float | None
     slope: float | None
-    slope_t: float | None
+    by_day: DayTests
     skill: float | None
     certain: int
 
     @property
-    def level_is_off(self) -> bool:
-        return _is_off(self.calibration_error_t)
-
-    @property
-    def spread_is_off(self) -> bool:
-        return _is_off(self.slope_t)
-
-    @property
     def rejected(self) -> bool:
         """Tell whether there is enough to judge, and both tests reject."""
-        return self.n >= self.min_decisions and is_rejected(
-            e_value=self.e_value, level_t=self.calibration_error_t, spread_t=self.slope_t
-        )
+        return self.n >= self.min_decisions and is_rejected(e_value=self.e_value, by_day=self.by_day)
 
     @property
     def verdict(self) -> CalibrationVerdict:
@@ -61,9 +111,9 @@ class Findings:
         return CalibrationVerdict.MISCALIBRATED if self.rejected else CalibrationVerdict.CALIBRATED
 
 
-def is_rejected(*, e_value: float | None, level_t: float | None, spread_t: float | None) -> bool:
-    """Tell whether both tests reject: the e-value, and one of the two day-clustered t."""
-    return e_value is not None and e_value >= REJECTING_E and (_is_off(level_t) or _is_off(spread_t))
+def is_rejected(*, e_value: float | None, by_day: DayTests) -> bool:
+    """Tell whether both reject: the e-value, and the day-clustered tests."""
+    return e_value is not None and e_value >= REJECTING_E and by_day.reject
 
 
 def _is_off(t: float | None) -> bool:
@@ -101,7 +151,8 @@ def _ground(findings: Findings) -> str:
         case CalibrationVerdict.MISCALIBRATED:
             return (
                 f"{n} reject the forecasts: the e-value is {_e(findings)} ({REJECTING_E:g} rejects) and the "
-                f"day-clustered t is {_ts(findings)} (beyond {REJECTING_T:g} rejects)."
+                f"day-clustered t is {_ts(findings.by_day)} (beyond {REJECTING_T:g} rejects, and "
+                f"{_anytime(findings.by_day)})."
             )
         case CalibrationVerdict.CALIBRATED:
             return f"{n} do not reject the forecasts, which does not prove them right: {_why_not_rejected(findings)}."
@@ -110,15 +161,13 @@ def _ground(findings: Findings) -> str:
 def _why_not_rejected(findings: Findings) -> str:
     if findings.e_value is None or findings.e_value < REJECTING_E:
         return f"the e-value is {_e(findings)}, below {REJECTING_E:g}"
-    if findings.calibration_error_t is None and findings.slope_t is None:
-        return (
-            f"the e-value of {_e(findings)} would reject them if outcomes were independent, but without at least two "
-            "known days this cannot be told"
-        )
-    return (
-        f"the e-value of {_e(findings)} would reject them if outcomes were independent, but the day-clustered t is "
-        f"{_ts(findings)}, within {REJECTING_T:g}"
-    )
+    if_independent = f"the e-value of {_e(findings)} would reject them if outcomes were independent, but"
+    by_day = findings.by_day
+    if by_day.level_t is None and by_day.spread_t is None:
+        return f"{if_independent} without at least two known days this cannot be told"
+    if not by_day.level_is_off and not by_day.spread_is_off:
+        return f"{if_independent} the day-clustered t is {_ts(by_day)}, within {REJECTING_T:g}"
+    return f"{if_independent} the day-clustered t is {_ts(by_day)}, which may be chance: {_anytime(by_day)}"
 
 
 def _level(findings: Findings) -> list[str]:
@@ -145,14 +194,14 @@ def _spread(findings: Findings) -> list[str]:
 
 
 def _mend_level(findings: Findings) -> list[str]:
-    if not findings.level_is_off or findings.calibration_error is None:
+    if not findings.by_day.level_is_off or findings.calibration_error is None:
         return []
     verb = "Lower" if findings.calibration_error > 0 else "Raise"
     return [f"{verb} stated probabilities by about {100 * abs(findings.calibration_error):.0f} points."]
 
 
 def _mend_spread(findings: Findings) -> list[str]:
-    if not findings.spread_is_off or findings.slope is None:
+    if not findings.by_day.spread_is_off or findings.slope is None:
         return []
     if findings.slope <= 0:
         return ["Do not size by these forecasts: they rank trades the wrong way round, or not at all."]
@@ -162,9 +211,19 @@ def _mend_spread(findings: Findings) -> list[str]:
     return [f"Move forecasts away from their average: {worth}."]
 
 
-def _ts(findings: Findings) -> str:
-    named = (("for their level", findings.calibration_error_t), ("for their spread", findings.slope_t))
-    return " and ".join(f"{t:.2f} {of}" for of, t in named if t is not None)
+def _ts(by_day: DayTests) -> str:
+    return " and ".join(
+        f"{t:.2f} {of}"
+        for of, t in (("for their level", by_day.level_t), ("for their spread", by_day.spread_t))
+        if t is not None
+    )
+
+
+def _anytime(by_day: DayTests) -> str:
+    return (
+        f"the strongest sign on {by_day.days} days is worth {by_day.strongest:.2f} standard deviations, where "
+        f"{by_day.asked:.2f} must be exceeded when one may look every day"
+    )
 
 
 def _e(findings: Findings) -> str:

@@ -5,7 +5,8 @@
   freedom. The iid error is given beside it; N x iid variance / clustered variance is the effective sample size.
 * An ordinary test that is looked at after every outcome sooner or later cries wolf. The e-process does so in at most
   1 of 20 honest records ever when an e-value of 20 is asked, but counts on independent outcomes; those of one
-  day are not. A verdict therefore asks for both: e >= 20 and a day-clustered |t| > 2.58.
+  day are not. A verdict therefore asks for both: e >= 20 and a day-clustered |t| > 2.58. That |t|, too, is looked at
+  every day; the largest of three must therefore be beyond a limit that holds at every look at once.
 """
 
 import math
@@ -13,19 +14,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-from app.domain.tally import Row, Scored
+from app.domain.tally import PERCENTS, Row, Scored
+
+Floats: TypeAlias = NDArray[np.float64]
 
 CONFIDENCE: Final = 0.95
 E_PRIOR: Final = 100
 """Weight, in outcomes, of the prior that the e-process puts around each forecast."""
+TRUE_SLOPES: Final = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+"""What the e-process of the slope bets on: outcomes as likely as logistic(slope x logit p)."""
+TRUE_SHIFTS: Final = (-0.8, -0.4, -0.2, 0.2, 0.4, 0.8)
+"""What the e-process of the level bets on: outcomes as likely as logistic(shift + logit p)."""
 LARGEST_E: Final = 1e300
 LARGEST_T: Final = 1e6
 ANYTIME_RHO: Final = 25.0
 ANYTIME_ALPHA: Final = 0.05
+DAYS_RHO: Final = 15
+"""The number of days around which the limit of a t that is looked at every day is lowest for what it must keep out."""
+DAYS_ALPHA: Final = 0.025
 TAIL_SDS: Final = 8
 """Standard deviations on either side of a binomial's mean beyond which lies less than 1e-14 of it."""
 MANY_DEGREES: Final = 200
@@ -90,15 +101,54 @@ def clustered_tilt(scored: Scored) -> Estimate | None:
     )
 
 
-def log_e_value(scored: Scored) -> float | None:
-    """Compute the logarithm of the mixture e-value against "every forecast is right"; infinite when it cannot be.
+def clustered_boldness(scored: Scored) -> Estimate | None:
+    """Estimate the mean of (p - 1/2)(p - y) with days as clusters: above 0 when forecasts lie too far from even odds.
 
-    By percent p, with s = 100, w of n won: B(sp + w, s(1 - p) + n - w) / [B(sp, s(1 - p)) p^w (1 - p)^(n - w)]. An
-    outcome of 1/2 counts as half of each, which by convexity only weakens the evidence. A forecast of 0 or 100 % that
-    came true proves nothing; one that did not refutes it. None without decisions.
+    Who is too bold is wrong by the level and by the spread at once, and by either only a little.
+    """
+    if scored.days is None:
+        return None
+    return _clustered([(day.n, day.tilts - 50 * day.errors) for day in scored.days], unit=10_000)
+
+
+def normal_equivalent(t: float, *, degrees: int) -> float:
+    """Return the normal z that is about as unlikely as a t with so many degrees of freedom (Wallace 1959)."""
+    return math.copysign(
+        (8 * degrees + 1) / (8 * degrees + 3) * math.sqrt(degrees * math.log1p(t * t / degrees)),
+        t,
+    )
+
+
+def anytime_t_limit(days: int) -> float:
+    """Compute what |t| of honest days, in normal terms, stays within at every look at once.
+
+    sqrt((D + r) / D x ln((D + r) / (r a^2))) after D days, with r = 15, a = 2.5 % (Robbins 1970; by clusters as in
+    Waudby-Smith et al. 2024). a is half of 5 %, for three t are asked, and they are alike.
+    """
+    return math.sqrt((days + DAYS_RHO) / days * math.log((days + DAYS_RHO) / (DAYS_RHO * DAYS_ALPHA**2)))
+
+
+def log_e_value(scored: Scored) -> float | None:
+    """Compute the logarithm of the e-value against "every forecast is right"; infinite when it cannot be.
+
+    It is the mean of three e-values, each with an eye for another way to be wrong, and so is an e-value itself: each
+    percent by itself, one slope for all of them, one shift for all of them. None without decisions.
     """
     if not scored.rows:
         return None
+    by_percent = log_e_by_percent(scored)
+    if math.isinf(by_percent):
+        return math.inf
+    return _log_mean([by_percent, _log_e_of(scored, _BY_SLOPE), _log_e_of(scored, _BY_SHIFT)])
+
+
+def log_e_by_percent(scored: Scored) -> float:
+    """Compute the logarithm of the e-value that takes each percent by itself; infinite when one cannot be right.
+
+    By percent p, with s = 100, w of n won: B(sp + w, s(1 - p) + n - w) / [B(sp, s(1 - p)) p^w (1 - p)^(n - w)]. An
+    outcome of 1/2 counts as half of each, which by convexity only weakens the evidence. A forecast of 0 or 100 % that
+    came true proves nothing; one that did not refutes it.
+    """
     terms = []
     for row in scored.rows:
         won, lost = row.points / 2, (2 * row.n - row.points) / 2
@@ -248,6 +298,38 @@ def _losses(row: Row) -> list[tuple[int, int]]:
 
 def _says_certain(scored: Scored) -> bool:
     return any(row.percent in {0, 100} for row in scored.rows)
+
+
+def _likelihood_ratios(truths: Sequence[tuple[float, float]]) -> Floats:
+    """Tabulate ln(q / p) and ln((1 - q) / (1 - p)) by percent, outcome and truth, q = logistic(shift + slope logit p).
+
+    Where a forecast is 0 or 100 % all are 0: every truth agrees with what is certain.
+    """
+    p = np.array(PERCENTS)[1:-1, np.newaxis] / 100
+    shifts, slopes = np.array(truths).T
+    logits = shifts + slopes * np.log(p / (1 - p))
+    table = np.zeros((len(PERCENTS), 2, len(truths)))
+    table[1:-1, 0] = -np.logaddexp(0, -logits) - np.log(p)
+    table[1:-1, 1] = -np.logaddexp(0, logits) - np.log1p(-p)
+    return table
+
+
+_BY_SLOPE: Final = _likelihood_ratios([(0.0, slope) for slope in TRUE_SLOPES])
+_BY_SHIFT: Final = _likelihood_ratios([(shift, 1.0) for shift in TRUE_SHIFTS])
+
+
+def _log_e_of(scored: Scored, table: Floats) -> float:
+    """Compute ln of the mean over truths of the product of q / p for each win and (1 - q) / (1 - p) for each loss."""
+    percents, half_points = [row.percent for row in scored.rows], [(row.points, 2 * row.n) for row in scored.rows]
+    points, of = np.array(half_points, dtype=np.float64).T
+    counts = np.stack([points, of - points], axis=1) / 2
+    # Added up row by row, as a product of matrices is not: equal counts give equal figures.
+    return _log_mean((table[percents] * counts[:, :, np.newaxis]).sum(axis=(0, 1)).tolist())
+
+
+def _log_mean(logs: Sequence[float]) -> float:
+    largest = max(logs)
+    return largest + math.log(math.fsum(math.exp(log - largest) for log in logs) / len(logs))
 
 
 def _log_beta(a: float, b: float) -> float:

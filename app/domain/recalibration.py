@@ -8,7 +8,7 @@ The rules:
   * it must gain in Brier score on the held-out outcomes, by more than 2 standard errors clustered by day;
   * off -> shadow asks besides that the whole record rejects the stated p_win, as the verdict `miscalibrated` does. A
     calibrator is tried at every new outcome, and z > 2 that is asked so often is found by chance in about half of all
-    honest records; the e-value in that verdict may be looked at as often as one likes. What is not known to be wrong
+    honest records; the tests in that verdict may be looked at as often as one likes. What is not known to be wrong
     is not mended;
   * shadow -> on when it still gains after 20 more outcomes. Each trial fits anew; one that fails turns it off.
 
@@ -23,8 +23,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.calibration_verdict import is_rejected
-from app.domain.evidence import Estimate, clustered_calibration_error, clustered_tilt, e_value, log_e_value
+from app.domain.calibration_verdict import day_tests, is_rejected
+from app.domain.evidence import Estimate, e_value, log_e_value
 from app.domain.logistic import fit_cox
 from app.domain.standing import (
     FURTHEST_LOGIT,
@@ -244,12 +244,7 @@ def _is_rejected(n: Counts, wins: Counts) -> bool:
             )
         ),
     )
-    level, spread = clustered_calibration_error(scored), clustered_tilt(scored)
-    return is_rejected(
-        e_value=e_value(log_e_value(scored)),
-        level_t=None if level is None else level.t,
-        spread_t=None if spread is None else spread.t,
-    )
+    return is_rejected(e_value=e_value(log_e_value(scored)), by_day=day_tests(scored))
 
 
 def _gain(calibrator: PlattCalibrator, n: Counts, wins: Counts) -> Estimate | None:

@@ -49,8 +49,10 @@ WHERE: dict[str, tuple[str, ...]] = {
         "test_gates.py",
     ),
     "account": ("test_account.py", "test_sizing.py"),
+    "calibration_verdict": ("test_calibration_verdict.py",),
     "costs": ("test_costs.py", "test_arithmetic.py"),
     "edge": ("test_edge.py",),
+    "evidence": ("test_evidence.py",),
     "indicators": ("test_indicators.py", "test_market.py"),
     "lifecycle": ("test_lifecycle.py",),
     "market": ("test_market.py", "test_gate_report.py"),
@@ -64,6 +66,8 @@ DESELECTED = ("test_the_hash_of_the_defaults_is_known",)
 UNOBSERVABLE = {
     "policy.POLICY_VERSION": "names the scheme of the canonical JSON, and no rule reads it",
     "edge.BISECTIONS": "the loop ends by itself after some 60 rounds, when no float lies between its ends",
+    "evidence.TAIL_SDS": "beyond eight standard deviations lies less of a binomial than a float can tell",
+    "evidence.MANY_DEGREES": "where one way to compute t gives place to the other, they agree to nine digits",
 }
 """Constants that no decision and no table can show, and why."""
 

@@ -1,26 +1,41 @@
 """Tests of the verdict on a record, and of its words."""
 
 from dataclasses import replace
+from datetime import date, timedelta
 
 import pytest
 
-from app.domain.calibration_verdict import CalibrationVerdict, Findings, reasons, recommendations
+from app.domain.calibration_verdict import (
+    CalibrationVerdict,
+    DayTests,
+    Findings,
+    day_tests,
+    reasons,
+    recommendations,
+)
+from app.domain.outcome import OutcomeClass
+from app.domain.tally import ScratchRule, Tally, score
 
 CALIBRATED, MISCALIBRATED = CalibrationVerdict.CALIBRATED, CalibrationVerdict.MISCALIBRATED
 INSUFFICIENT = CalibrationVerdict.INSUFFICIENT
 
+SIXTY_DAYS = DayTests(days=60, level_t=3.4, spread_t=-4.1, boldness_t=3.9)
 OVERCONFIDENT = Findings(
     n=400,
     min_decisions=20,
     e_value=812.0,
     calibration_error=0.052,
-    calibration_error_t=3.4,
     slope=0.6,
-    slope_t=-4.1,
+    by_day=SIXTY_DAYS,
     skill=0.03,
     certain=0,
 )
 """Both its level and its spread are rejected."""
+
+
+def by_day(*, level_t: float | None, spread_t: float | None, boldness_t: float | None = 6.0) -> Findings:
+    """The overconfident record with other t; its boldness is beyond every limit unless told otherwise."""
+    return replace(OVERCONFIDENT, by_day=DayTests(days=60, level_t=level_t, spread_t=spread_t, boldness_t=boldness_t))
 
 
 @pytest.mark.parametrize(
@@ -56,16 +71,67 @@ def test_it_takes_an_e_value_of_20(e_value: float | None, rejected: bool) -> Non
 def test_it_takes_a_clustered_t_beyond_2_58_of_the_level_or_the_spread(
     level: float | None, spread: float | None, rejected: bool
 ) -> None:
-    findings = replace(OVERCONFIDENT, calibration_error_t=level, slope_t=spread)
+    assert by_day(level_t=level, spread_t=spread).rejected is rejected
 
-    assert findings.rejected is rejected
+
+@pytest.mark.parametrize(
+    ("days", "t", "rejected"),
+    [
+        # On 60 days sqrt(1.25 ln 8000) = 3.352 is asked, which a t of 3.534 with 59 degrees of freedom is worth.
+        (60, 3.52, False),
+        (60, 3.55, True),
+        # On 10 days sqrt(2.5 ln(25 / 0.009375)) = 4.441: a t of 9.05 with 9 degrees of freedom.
+        (10, 9.0, False),
+        (10, 9.1, True),
+        (2, 1e6, False),
+        (3, 1e6, False),
+        (4, 1e6, True),
+    ],
+)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("strongest", ["level_t", "spread_t", "boldness_t"])
+def test_the_strongest_t_must_exceed_what_honest_days_reach_at_any_look(
+    strongest: str, sign: int, days: int, t: float, rejected: bool
+) -> None:
+    tests = replace(DayTests(days=days, level_t=2.6, spread_t=-2.6, boldness_t=0.0), **{strongest: sign * t})  # type: ignore[arg-type]
+
+    assert replace(OVERCONFIDENT, by_day=tests).rejected is rejected
+
+
+def test_the_strongest_sign_alone_does_not_reject() -> None:
+    # Neither the level nor the spread is beyond 2.58.
+    assert by_day(level_t=2.5, spread_t=-2.5, boldness_t=9.0).verdict is CALIBRATED
+
+
+def test_the_t_of_a_record_are_those_of_its_days() -> None:
+    monday = date(2026, 11, 2)
+    won, lost = OutcomeClass.WIN, OutcomeClass.LOSS
+    tests = day_tests(
+        score(Tally.of([(monday, 70, won, 1), (monday + timedelta(days=1), 70, lost, 2)]), scratch=ScratchRule.ZERO)
+    )
+
+    # p - y: 0.7 - 1 on Monday, 0.7 and 0.7 on Tuesday: 1.1/3 by 4/9. All forecasts are alike: times 0.2 it is the same.
+    assert tests.days == 2
+    assert tests.level_t == pytest.approx(1.1 / 3 / (4 / 9), rel=1e-14)
+    assert tests.spread_t is None
+    assert tests.boldness_t == pytest.approx(1.1 / 3 / (4 / 9), rel=1e-14)
+
+
+def test_without_known_days_there_is_no_t() -> None:
+    tests = day_tests(score(Tally.of([(None, 70, OutcomeClass.LOSS, 90)]), scratch=ScratchRule.ZERO))
+
+    assert tests == DayTests(days=0, level_t=None, spread_t=None, boldness_t=None)
+    assert tests.strongest is None
+    assert tests.asked is None
+    assert not tests.reject
 
 
 def test_a_rejected_record_is_told_what_to_mend() -> None:
     assert reasons(OVERCONFIDENT) == (
         (
             "400 resolved decisions reject the forecasts: the e-value is 812 (20 rejects) and the day-clustered t is "
-            "3.40 for their level and -4.10 for their spread (beyond 2.58 rejects)."
+            "3.40 for their level and -4.10 for their spread (beyond 2.58 rejects, and the strongest sign on 60 days "
+            "is worth 3.83 standard deviations, where 3.35 must be exceeded when one may look every day)."
         ),
         "On average, forecasts are 5.2 points above outcomes.",
         "The slope is 0.60, below 1: overconfident, forecasts lie further apart than outcomes do.",
@@ -78,8 +144,8 @@ def test_a_rejected_record_is_told_what_to_mend() -> None:
 
 
 def test_only_what_was_rejected_is_to_be_mended() -> None:
-    level_only = replace(OVERCONFIDENT, slope_t=-2.0, calibration_error=-0.052, calibration_error_t=-3.4)
-    spread_only = replace(OVERCONFIDENT, calibration_error_t=1.0, slope=1.4, slope_t=4.1)
+    level_only = replace(by_day(level_t=-3.4, spread_t=-2.0), calibration_error=-0.052)
+    spread_only = replace(by_day(level_t=1.0, spread_t=4.1), slope=1.4)
 
     assert recommendations(level_only)[:-1] == ("Raise stated probabilities by about 5 points.",)
     assert recommendations(spread_only)[:-1] == (
@@ -88,7 +154,7 @@ def test_only_what_was_rejected_is_to_be_mended() -> None:
 
 
 def test_forecasts_that_rank_the_wrong_way_are_not_to_be_sized_by() -> None:
-    upside_down = replace(OVERCONFIDENT, slope=-0.3, calibration_error_t=0.0)
+    upside_down = replace(by_day(level_t=0.0, spread_t=-4.1), slope=-0.3)
 
     assert reasons(upside_down)[-1] == "The slope is -0.30: higher forecasts have won less often."
     assert recommendations(upside_down)[0].startswith("Do not size by these forecasts")
@@ -99,14 +165,22 @@ def test_forecasts_that_rank_the_wrong_way_are_not_to_be_sized_by() -> None:
     [
         ({"e_value": 3.14159}, "the e-value is 3.14, below 20."),
         (
-            {"calibration_error_t": 1.0, "slope_t": None},
+            {"by_day": DayTests(days=60, level_t=1.0, spread_t=None, boldness_t=6.0)},
             (
                 "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 1.00 "
                 "for their level, within 2.58."
             ),
         ),
         (
-            {"calibration_error_t": None, "slope_t": None},
+            {"by_day": DayTests(days=60, level_t=2.9, spread_t=-3.1, boldness_t=2.0)},
+            (
+                "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 2.90 "
+                "for their level and -3.10 for their spread, which may be chance: the strongest sign on 60 days is "
+                "worth 2.97 standard deviations, where 3.35 must be exceeded when one may look every day."
+            ),
+        ),
+        (
+            {"by_day": DayTests(days=0, level_t=None, spread_t=None, boldness_t=None)},
             (
                 "the e-value of 812 would reject them if outcomes were independent, but without at least two known "
                 "days this cannot be told."
@@ -114,7 +188,7 @@ def test_forecasts_that_rank_the_wrong_way_are_not_to_be_sized_by() -> None:
         ),
     ],
 )
-def test_a_record_that_is_not_rejected_says_that_nothing_is_proven(change: dict[str, float], because: str) -> None:
+def test_a_record_that_is_not_rejected_says_that_nothing_is_proven(change: dict[str, object], because: str) -> None:
     findings = replace(OVERCONFIDENT, **change)  # type: ignore[arg-type]
 
     assert findings.verdict is CALIBRATED
@@ -140,9 +214,8 @@ def test_an_empty_record_has_nothing_else_to_say() -> None:
         n=0,
         e_value=None,
         calibration_error=None,
-        calibration_error_t=None,
         slope=None,
-        slope_t=None,
+        by_day=DayTests(days=0, level_t=None, spread_t=None, boldness_t=None),
         skill=None,
     )
 

@@ -3,23 +3,27 @@
 import math
 from datetime import date, timedelta
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.evidence import (
-    LARGEST_E,
     Estimate,
     anytime_reach,
+    anytime_t_limit,
     binomial_interval,
+    clustered_boldness,
     clustered_brier,
     clustered_calibration_error,
     clustered_tilt,
     e_value,
     iid_brier,
+    log_e_by_percent,
     log_e_value,
+    normal_equivalent,
     spiegelhalter_z,
     student_t_quantile,
 )
@@ -188,6 +192,18 @@ def test_the_spread_is_tested_by_day() -> None:
     assert estimate.standard_error == pytest.approx(0.2, rel=1e-15)
 
 
+def test_boldness_is_tested_by_day() -> None:
+    # (p - 0.5)(p - y): Monday 0.4 (0.9 - 1) + (-0.4)(0.1 - 0) = -0.08; Tuesday 0.4 x 0.9 + (-0.1)(0.4 - 1) = 0.42.
+    # Mean 0.34 / 4 = 0.085; S - B n = -0.08 - 0.17 = -0.25 and 0.25; Var = 2 x 2 x 0.25^2 / 16 = 0.125^2
+    estimate = clustered_boldness(
+        scored((MONDAY, 90, WIN, 1), (MONDAY, 10, LOSS, 1), (TUESDAY, 90, LOSS, 1), (TUESDAY, 40, WIN, 1))
+    )
+
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(0.085, rel=1e-14)
+    assert estimate.standard_error == pytest.approx(0.125, rel=1e-14)
+
+
 @pytest.mark.parametrize(
     "arrived",
     [
@@ -200,6 +216,7 @@ def test_without_two_known_days_nothing_is_clustered(arrived: list[Cell]) -> Non
     assert clustered_brier(scored(*arrived)) is None
     assert clustered_calibration_error(scored(*arrived)) is None
     assert clustered_tilt(scored(*arrived)) is None
+    assert clustered_boldness(scored(*arrived)) is None
 
 
 @pytest.mark.parametrize("arrived", [[], [(MONDAY, 40, WIN, 1)]])
@@ -219,6 +236,39 @@ def test_what_errs_by_the_same_every_day_has_the_largest_t() -> None:
     assert Estimate(mean=0.1, standard_error=1e-300, degrees=4).t == 1e6
 
 
+@pytest.mark.parametrize(
+    ("degrees", "t"), [(1, 63.657), (2, 9.9248), (4, 4.6041), (9, 3.2498), (29, 2.7564), (99, 2.6264), (999, 2.5808)]
+)
+def test_a_t_of_few_days_is_worth_less(degrees: int, t: float) -> None:
+    # One in 200 lies beyond each of these, as beyond 2.5758 of a normal distribution. Wallace's formula is a little
+    # below on two days, and exact to three digits from ten days on.
+    within = 0.006 if degrees >= 9 else 0.09
+
+    assert normal_equivalent(t, degrees=degrees) == pytest.approx(2.5758, rel=within)
+    assert normal_equivalent(t, degrees=degrees) <= 2.576
+    assert normal_equivalent(-t, degrees=degrees) == -normal_equivalent(t, degrees=degrees)
+
+
+def test_a_t_of_many_days_is_what_it_is() -> None:
+    assert normal_equivalent(3.0, degrees=10**9) == pytest.approx(3.0, rel=1e-7)
+    assert normal_equivalent(0.0, degrees=1) == 0
+
+
+def test_the_limit_of_a_t_that_is_looked_at_every_day_is_its_formula() -> None:
+    # D = 60: (60 + 15) / 60 = 1.25; ln(75 / (15 x 0.025^2)) = ln 8000
+    assert anytime_t_limit(60) == pytest.approx(math.sqrt(1.25 * math.log(8_000)), rel=1e-15)
+
+
+def test_honest_days_seldom_pass_the_limit_at_any_look() -> None:
+    # 2,000 records of 400 days, each day one normal sum of known size, looked at from the second day on.
+    sums = np.random.default_rng(20261120).standard_normal((2_000, 400)).cumsum(axis=1)
+    days = np.arange(1, 401)
+    limits = np.array([anytime_t_limit(of) for of in days.tolist()])
+    beyond = (np.abs(sums / np.sqrt(days)) > limits)[:, 1:].any(axis=1)
+
+    assert 0.001 <= beyond.mean() <= 0.025
+
+
 # --- e-values ------------------------------------------------------------------------------------------
 
 
@@ -232,15 +282,88 @@ def test_a_first_outcome_proves_nothing() -> None:
 
 def test_every_outcome_on_one_side_is_evidence() -> None:
     # Three wins at 50 %: (50 x 51 x 52) / (100 x 101 x 102) / 0.5^3 = 1060800 / 1030200
-    assert e_value(log_e_value(scored((MONDAY, 50, WIN, 3)))) == pytest.approx(1_060_800 / 1_030_200, rel=1e-12)
+    assert e_value(log_e_by_percent(scored((MONDAY, 50, WIN, 3)))) == pytest.approx(1_060_800 / 1_030_200, rel=1e-12)
 
 
-def test_evidence_of_distinct_forecasts_multiplies() -> None:
+def test_evidence_of_distinct_forecasts_multiplies_percent_by_percent() -> None:
     some, others = [(MONDAY, 30, WIN, 9), (MONDAY, 30, LOSS, 4)], [(MONDAY, 80, LOSS, 7)]
-    together = log_e_value(scored(*some, *others))
-    alone = [log_e_value(scored(*part)) for part in (some, others)]
+    together = log_e_by_percent(scored(*some, *others))
+    alone = [log_e_by_percent(scored(*part)) for part in (some, others)]
 
-    assert together == pytest.approx(sum(log_e for log_e in alone if log_e is not None), rel=1e-12)
+    assert together == pytest.approx(sum(alone), rel=1e-12)
+
+
+def product_of_ratios(wins: dict[int, float], losses: dict[int, float], *, shift: float, slope: float) -> float:
+    """q / p for each win and (1 - q) / (1 - p) for each loss, where q / (1 - q) = e^shift (p / (1 - p))^slope."""
+    product = 1.0
+    for percent in (30, 60, 80):
+        p = percent / 100
+        odds = math.exp(shift) * (p / (1 - p)) ** slope
+        q = odds / (1 + odds)
+        product *= (q / p) ** wins[percent] * ((1 - q) / (1 - p)) ** losses[percent]
+    return product
+
+
+def test_the_e_value_is_the_mean_of_one_by_percent_one_by_slope_and_one_by_shift() -> None:
+    # A scratch counts half of a win and half of a loss; what was certain and came true counts as nothing.
+    found = scored(
+        (MONDAY, 30, WIN, 9),
+        (MONDAY, 30, LOSS, 14),
+        (MONDAY, 60, SCRATCH, 1),
+        (MONDAY, 60, LOSS, 4),
+        (MONDAY, 80, WIN, 3),
+        (MONDAY, 80, LOSS, 5),
+        (MONDAY, 100, WIN, 2),
+        (MONDAY, 0, LOSS, 2),
+        scratch=ScratchRule.HALF,
+    )
+    wins, losses = {30: 9.0, 60: 0.5, 80: 3.0}, {30: 14.0, 60: 4.5, 80: 5.0}
+    slopes = [
+        product_of_ratios(wins, losses, shift=0.0, slope=slope) for slope in (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+    ]
+    shifts = [product_of_ratios(wins, losses, shift=shift, slope=1.0) for shift in (-0.8, -0.4, -0.2, 0.2, 0.4, 0.8)]
+    three = (math.exp(log_e_by_percent(found)), sum(slopes) / 7, sum(shifts) / 6)
+
+    assert e_value(log_e_value(found)) == pytest.approx(sum(three) / 3, rel=1e-12)
+
+
+@pytest.mark.parametrize(("said", "came"), [((2, 8), 5), ((3, 7), 4)])
+def test_what_is_wrong_alike_at_every_percent_adds_up(said: tuple[int, int], came: int) -> None:
+    # At each of 20 to 29 and of 70 to 79 %, of ten as many win: all are drawn to the middle, or all are too high.
+    low, high = said
+    arrived = [
+        (MONDAY, percent, outcome, n)
+        for tens in (low, high)
+        for percent in range(10 * tens, 10 * tens + 10)
+        for outcome, n in (
+            (WIN, came if said == (2, 8) else tens - 2),
+            (LOSS, 10 - (came if said == (2, 8) else tens - 2)),
+        )
+    ]
+    together, by_percent = e_value(log_e_value(scored(*arrived))), e_value(log_e_by_percent(scored(*arrived)))
+
+    assert together is not None
+    assert by_percent is not None
+    assert together > 100 * by_percent
+
+
+def test_right_forecasts_of_several_percents_expect_an_e_value_of_1() -> None:
+    # Summed over all ways in which 5 at 30 % and 5 at 80 % can end.
+    expected = 0.0
+    for low, high in product(range(6), repeat=2):
+        log_e = log_e_value(
+            scored(
+                (MONDAY, 30, WIN, low),
+                (MONDAY, 30, LOSS, 5 - low),
+                (MONDAY, 80, WIN, high),
+                (MONDAY, 80, LOSS, 5 - high),
+            )
+        )
+        assert log_e is not None
+        ways = math.comb(5, low) * math.comb(5, high)
+        expected += ways * 0.3**low * 0.7 ** (5 - low) * 0.8**high * 0.2 ** (5 - high) * math.exp(log_e)
+
+    assert expected == pytest.approx(1, rel=1e-12)
 
 
 @pytest.mark.parametrize("percent", [1, 30, 50, 93])
@@ -290,8 +413,8 @@ def test_no_e_value_overflows() -> None:
 
     assert log_e is not None
     assert log_e > 1_000_000
-    assert e_value(log_e) == LARGEST_E
-    assert e_value(math.inf) == LARGEST_E
+    assert e_value(log_e) == 1e300
+    assert e_value(math.inf) == 1e300
     assert e_value(-5_000.0) == 0
 
 
@@ -334,6 +457,7 @@ def test_an_interval_holds_its_mean(arrived: list[Cell], rule: ScratchRule) -> N
         clustered_brier(scored(*arrived, scratch=rule)),
         clustered_calibration_error(scored(*arrived, scratch=rule)),
         clustered_tilt(scored(*arrived, scratch=rule)),
+        clustered_boldness(scored(*arrived, scratch=rule)),
     ):
         if estimate is not None:
             low, high = estimate.interval()

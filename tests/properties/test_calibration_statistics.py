@@ -6,10 +6,13 @@ variable, such that two outcomes of one day at even odds are correlated by 0.2.
 What is looked at after every outcome is computed for all runs at once here, step by step; runs are then put before
 `calibration_report` itself, at the first rejection, just before it, and at the end, and must be judged alike.
 
-What the figures show, and what they do not: the e-value tests every percent for itself, so it needs many outcomes for
-each. A decider that spreads its forecasts over many percents close to even odds is never wrong by much at any of
-them, and is caught late; one that always states the same few is tested hardest, and outcomes that share their days then
-raise more false alarms than independent ones. Both are printed beside what is asserted.
+What no test can find: the nearer forecasts lie to even odds, the less a slope of 0.5 changes what comes of them. Beside
+the share of runs that the verdict rejects stands the most that any test could, by Neyman and Pearson (1933): one that
+knows beforehand what is wrong, looks once, and is wrong itself in 5 % of honest runs. Who looks after every outcome and
+raises no more false alarms than that rejects within 1,000 outcomes no more often, for what he did by then is such a
+test. Where even this is below 90 %, the share is printed only.
+
+The rule was chosen with FORECASTS and BESIDES in sight; HELD_OUT was put to it afterwards.
 """
 
 import csv
@@ -30,7 +33,15 @@ from numpy.typing import NDArray
 
 from app.domain.calibration import calibration_report
 from app.domain.calibration_verdict import REJECTING_E, REJECTING_T
-from app.domain.evidence import E_PRIOR, clustered_brier, iid_brier
+from app.domain.evidence import (
+    DAYS_ALPHA,
+    DAYS_RHO,
+    E_PRIOR,
+    TRUE_SHIFTS,
+    TRUE_SLOPES,
+    clustered_brier,
+    iid_brier,
+)
 from app.domain.outcome import OutcomeClass
 from app.domain.recalibration import (
     CalibratorStanding,
@@ -50,6 +61,7 @@ PROVE = os.environ.get("PROVE") == "1"
 HONEST = 2000 if PROVE else 400
 RUNS = 1000 if PROVE else 200
 RECALIBRATIONS = 200 if PROVE else 40
+DRAWS = 50_000 if PROVE else 10_000
 CLUSTERED = 1000 if PROVE else 300
 IID = 4000 if PROVE else 600
 SLACK = 0.0 if PROVE else 0.02
@@ -86,10 +98,23 @@ FORECASTS: dict[str, Sequence[int]] = {
     "always 55": (55,),
     "NBA": tuple(percent for _, percent, _ in nba_rows()),
 }
-FEW = ("fives 20-80", "fives 45-65", "always 55")
-"""So few percents that day shocks raise more than 5 % of false alarms."""
+BESIDES: dict[str, Sequence[int]] = {
+    "fives 50-75": range(50, 76, 5),
+    "40 or 65": (40, 65),
+    "round figures from 45 to 72": (*(45, 70, 70, 70, 72, 72), *(55, 58) * 2, *(60, 65) * 5, *(62,) * 3, *(65, 68, 68)),
+}
+"""Sets that were looked at, too, when the rule was chosen; the last as language models state them."""
+HELD_OUT: dict[str, Sequence[int]] = {
+    "whole percents 52-58": range(52, 59),
+    "tens 10-90": range(10, 91, 10),
+    "50, 60 or 70": (50, 60, 70),
+    "normal around 57, sd 6": tuple(round(NormalDist(57, 6).inv_cdf((at + 0.5) / 400)) for at in range(400)),
+    "fives 25-60": range(25, 61, 5),
+}
+"""Sets that had no part in choosing the rule."""
+ALL = FORECASTS | BESIDES | HELD_OUT if PROVE else FORECASTS
 FAR = ("whole percents 60-90", "fives 20-80")
-"""Where 1,000 outcomes are enough to tell a slope of 0.5 from 1: many outcomes to a percent, or far from even odds."""
+"""Where recalibration must turn on for a slope of 0.5."""
 
 
 @pytest.fixture
@@ -106,28 +131,38 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
 
 @dataclass(frozen=True)
 class Records:
-    """Hold runs (rows) of outcomes (columns) in order of time, ten a day."""
+    """Hold runs (rows) of outcomes (columns) in order of time, so many a day."""
 
     percents: Ints
     won: Ints
+    a_day: int = A_DAY
 
     def cells(self, run: int, outcomes: int) -> list[FitCell]:
         """The first outcomes of a run, each a cell of its own."""
         percents, won = self.percents[run, :outcomes].tolist(), self.won[run, :outcomes].tolist()
         return [
-            (MONDAY + timedelta(days=at // A_DAY), percent, win, 1)
+            (MONDAY + timedelta(days=at // self.a_day), percent, win, 1)
             for at, (percent, win) in enumerate(zip(percents, won, strict=True))
         ]
 
 
-def records(forecasts: Sequence[int], *, runs: int, outcomes: int, shock: float = 0.0, slope: float = 1.0) -> Records:
-    """Draw runs of a decider whose forecasts are as likely as logistic(slope x logit p)."""
+def records(
+    forecasts: Sequence[int],
+    *,
+    runs: int,
+    outcomes: int,
+    shock: float = 0.0,
+    slope: float = 1.0,
+    shift: float = 0.0,
+    a_day: int = A_DAY,
+) -> Records:
+    """Draw runs of a decider whose forecasts are as likely as logistic(shift + slope x logit p)."""
     draw = np.random.default_rng(SEED)
     percents = draw.choice(np.array(forecasts, dtype=np.int64), size=(runs, outcomes))
-    of_day = np.repeat(draw.standard_normal((runs, outcomes // A_DAY)), A_DAY, axis=1)
+    of_day = np.repeat(draw.standard_normal((runs, outcomes // a_day)), a_day, axis=1)
     drawn = math.sqrt(shock) * of_day + math.sqrt(1 - shock) * draw.standard_normal((runs, outcomes))
-    limits = np.array([NormalDist().inv_cdf(1 / (1 + math.exp(-slope * logit))) for logit in LOGITS])
-    return Records(percents=percents, won=(drawn < limits[percents]).astype(np.int64))
+    limits = np.array([NormalDist().inv_cdf(1 / (1 + math.exp(-shift - slope * logit))) for logit in LOGITS])
+    return Records(percents=percents, won=(drawn < limits[percents]).astype(np.int64), a_day=a_day)
 
 
 def tally_of(cells: Sequence[FitCell]) -> Tally:
@@ -137,13 +172,25 @@ def tally_of(cells: Sequence[FitCell]) -> Tally:
 # --- the verdict, looked at after every outcome --------------------------------------------------------
 
 
+BELIEFS = tuple((0.0, slope) for slope in TRUE_SLOPES) + tuple((shift, 1.0) for shift in TRUE_SHIFTS)
+"""What the e-values of the slope and of the level bet on, as shift and slope."""
+
+
+def gains() -> Floats:
+    """By outcome, percent and belief: by what an outcome raises the logarithm of a bet."""
+    p = np.clip(np.arange(101) / 100, 0.005, 0.995)[:, np.newaxis]
+    q = np.stack([1 / (1 + np.exp(-shift - slope * LOGITS)) for shift, slope in BELIEFS], axis=1)
+    return np.stack([np.log((1 - q) / (1 - p)), np.log(q / p)])
+
+
 class Watch:
-    """Follow all runs at once: log e-values, and what the two day-clustered t are made of."""
+    """Follow all runs at once: the logarithms of what every bet has made, and what the day-clustered t are made of."""
 
     def __init__(self, runs: int) -> None:
         self.runs = np.arange(runs)
         self.counted, self.wins = np.zeros((runs, 101)), np.zeros((runs, 101))
-        self.log_e = np.zeros(runs)
+        self.by_percent = np.zeros(runs)
+        self.gains, self.by_belief = gains(), np.zeros((runs, len(BELIEFS)))
         # Sums over days that are over of products of n, errors and tilts; and the sums of the day at hand.
         self.over = np.zeros((3, 3, runs))
         self.today = np.zeros((3, runs))
@@ -160,7 +207,8 @@ class Watch:
         """Multiply each e-value by (sp + w) / (s + n) / p for a win, its like for a loss; add to the day."""
         p, n, w = percents / 100, self.counted[self.runs, percents], self.wins[self.runs, percents]
         right, wrong = (E_PRIOR * p + w) / p, (E_PRIOR * (1 - p) + n - w) / (1 - p)
-        self.log_e += np.log(np.where(won == 1, right, wrong) / (E_PRIOR + n))
+        self.by_percent += np.log(np.where(won == 1, right, wrong) / (E_PRIOR + n))
+        self.by_belief += self.gains[won, percents]
         self.counted[self.runs, percents] += 1
         self.wins[self.runs, percents] += won
         errors = percents - 100 * won
@@ -173,29 +221,60 @@ class Watch:
     def rejects(self) -> Flags:
         """Tell which runs are rejected now."""
         days = self.days + 1
-        n, errors, tilts = self.all
-        if days < 2 or n[0] < MIN_DECISIONS:
-            return np.zeros(len(n), dtype=bool)
-        sums = self.over + self.today[:, np.newaxis] * self.today[np.newaxis]
-        # The spread's term of a day is a sum of weights x (n, errors, tilts), as the level's is its errors alone.
-        level = self._rejects(errors, sums[1, 1], sums[0, 1], sums[0, 0], days)
-        to_errors, to_tilts = self.percents, -n
-        spread = self._rejects(
-            to_errors * errors + to_tilts * tilts,
-            to_errors**2 * sums[1, 1] + 2 * to_errors * to_tilts * sums[1, 2] + to_tilts**2 * sums[2, 2],
-            to_errors * sums[0, 1] + to_tilts * sums[0, 2],
-            sums[0, 0],
-            days,
+        found = np.zeros(len(self.runs), dtype=bool)
+        if days < 2 or self.all[0, 0] < MIN_DECISIONS:
+            return found
+        # A mean of bets is 20 only where one of them is.
+        bets = np.maximum(self.by_percent, self.by_belief.max(axis=1))
+        runs = np.flatnonzero(bets >= math.log(REJECTING_E))
+        runs = runs[self._e_value(runs) >= REJECTING_E]
+        if not len(runs):
+            return found
+        n, errors, tilts = self.all[:, runs]
+        today = self.today[:, runs]
+        sums = self.over[:, :, runs] + today[:, np.newaxis] * today[np.newaxis]
+        # Each of the three sums over days is one of weights x (errors, tilts).
+        level, spread, boldness = (
+            self._t(to_errors, to_tilts, n, errors, tilts, sums, days)
+            for to_errors, to_tilts in ((1.0, 0.0), (self.percents[runs] / n, -1.0), (50.0, -1.0))
         )
-        rejected: Flags = (self.log_e >= math.log(REJECTING_E)) & (level | spread)
-        return rejected
+        either = np.maximum(level, spread)
+        degrees = days - 1
+        normal = (
+            (8 * degrees + 1)
+            / (8 * degrees + 3)
+            * np.sqrt(degrees * np.log1p(np.maximum(either, boldness) ** 2 / degrees))
+        )
+        limit = math.sqrt((days + DAYS_RHO) / days * math.log((days + DAYS_RHO) / (DAYS_RHO * DAYS_ALPHA**2)))
+        found[runs] = (either > REJECTING_T) & (normal > limit)
+        return found
 
-    def _rejects(self, total: Floats, squares: Floats, crossed: Floats, sizes: Floats, days: int) -> Flags:
-        """Tell whether |mean| / standard error is beyond the limit, the variance being multiplied out."""
-        n = self.all[0]
-        variance = days / (days - 1) * (squares - 2 * total / n * crossed + (total / n) ** 2 * sizes)
-        rejected: Flags = total**2 > REJECTING_T**2 * np.maximum(variance, 0)
-        return rejected
+    def _e_value(self, runs: Ints) -> Floats:
+        """The mean of three: each percent by itself, all slopes, all shifts; no more than 1e300."""
+        bets = np.exp(np.minimum(self.by_belief[runs], 690))
+        slopes, shifts = bets[:, : len(TRUE_SLOPES)], bets[:, len(TRUE_SLOPES) :]
+        mean: Floats = (np.exp(np.minimum(self.by_percent[runs], 690)) + slopes.mean(axis=1) + shifts.mean(axis=1)) / 3
+        return mean
+
+    def _t(
+        self,
+        to_errors: float | Floats,
+        to_tilts: float,
+        n: Floats,
+        errors: Floats,
+        tilts: Floats,
+        sums: Floats,
+        days: int,
+    ) -> Floats:
+        """|mean| / standard error, the variance being multiplied out; at most 1e6."""
+        total = to_errors * errors + to_tilts * tilts
+        squares = to_errors**2 * sums[1, 1] + 2 * to_errors * to_tilts * sums[1, 2] + to_tilts**2 * sums[2, 2]
+        crossed = to_errors * sums[0, 1] + to_tilts * sums[0, 2]
+        variance = days / (days - 1) * (squares - 2 * total / n * crossed + (total / n) ** 2 * sums[0, 0])
+        # What floats leave of a variance of 0 is noise.
+        variance = np.where(variance > 1e-9 * squares, variance, 0)
+        t: Floats = np.abs(total) / np.maximum(np.sqrt(variance), np.maximum(np.abs(total), 1e-9) / 1e6)
+        return t
 
 
 def ever_rejected(of: Records) -> Flags:
@@ -209,7 +288,7 @@ def rejections(of: Records) -> Flags:
     runs, outcomes = of.percents.shape
     watch, found = Watch(runs), np.zeros((runs, outcomes), dtype=bool)
     for at in range(outcomes):
-        if at and at % A_DAY == 0:
+        if at and at % of.a_day == 0:
             watch.next_day()
         watch.see(of.percents[:, at], of.won[:, at])
         found[:, at] = watch.rejects
@@ -233,35 +312,77 @@ def share(flags: Flags) -> str:
     return f"{flags.mean():.1%}"
 
 
-@pytest.mark.parametrize("name", FORECASTS)
-def test_an_honest_record_is_seldom_rejected_though_looked_at_after_every_outcome(name: str, tell: Tell) -> None:
-    independent = ever_rejected(records(FORECASTS[name], runs=HONEST, outcomes=OUTCOMES))
-    shocked = ever_rejected(records(FORECASTS[name], runs=HONEST, outcomes=OUTCOMES, shock=SHOCK))
+def best_power(forecasts: Sequence[int], *, outcomes: int, slope: float) -> float:
+    """How often the likelihood ratio, which no test beats, rejects honest records in 5 % and these in so many."""
+    draw = np.random.default_rng(SEED)
+    percents, times = np.unique(np.array(forecasts), return_counts=True)
+    p, q = percents / 100, 1 / (1 + np.exp(-slope * LOGITS[percents]))
+    n = draw.multinomial(outcomes, times / times.sum(), size=DRAWS)
 
-    beyond = " (day shocks: printed only)" if name in FEW else ""
+    def likelihood_ratios(truth: Floats) -> Floats:
+        won = draw.binomial(n, truth)
+        ratios: Floats = won @ np.log(q / p) + (n - won) @ np.log((1 - q) / (1 - p))
+        return ratios
+
+    # Equal ratios are rejected all together: a few more than 5 % where few are told apart.
+    limit = np.quantile(likelihood_ratios(p), 0.95)
+    return float((likelihood_ratios(q) >= limit).mean())
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_honest_record_is_seldom_rejected_though_looked_at_after_every_outcome(name: str, tell: Tell) -> None:
+    independent = ever_rejected(records(ALL[name], runs=HONEST, outcomes=OUTCOMES))
+    shocked = ever_rejected(records(ALL[name], runs=HONEST, outcomes=OUTCOMES, shock=SHOCK))
+
     tell(
-        f"false alarms in {OUTCOMES} looks, {HONEST} runs, {name}{beyond}",
+        f"false alarms in {OUTCOMES} looks, {HONEST} runs, {name}{of_which_kind(name)}",
         independent=share(independent),
         day_shocks=share(shocked),
     )
     assert independent.mean() <= 0.05 + SLACK
-    if name not in FEW:
-        assert shocked.mean() <= 0.05 + SLACK
+    assert shocked.mean() <= 0.05 + SLACK
 
 
-@pytest.mark.parametrize("name", FORECASTS)
-def test_forecasts_twice_too_far_apart_are_rejected(name: str, tell: Tell) -> None:
-    independent = ever_rejected(records(FORECASTS[name], runs=RUNS, outcomes=1000, slope=0.5))
-    shocked = ever_rejected(records(FORECASTS[name], runs=RUNS, outcomes=1000, slope=0.5, shock=SHOCK))
+@pytest.mark.parametrize("a_day", [5, 20])
+@pytest.mark.parametrize("name", ["whole percents 60-90", "always 55"])
+def test_an_honest_record_is_seldom_rejected_however_many_outcomes_share_a_day(
+    name: str, a_day: int, tell: Tell
+) -> None:
+    shocked = ever_rejected(records(ALL[name], runs=HONEST, outcomes=OUTCOMES, shock=SHOCK, a_day=a_day))
 
-    beyond = "" if name in FAR else " (printed only)"
+    tell(f"false alarms in {OUTCOMES} looks, {HONEST} runs, {name}, {a_day} a day", day_shocks=share(shocked))
+    assert shocked.mean() <= 0.05 + SLACK
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_forecasts_twice_too_far_apart_are_rejected_where_any_test_could(name: str, tell: Tell) -> None:
+    independent = ever_rejected(records(ALL[name], runs=RUNS, outcomes=1000, slope=0.5))
+    shocked = ever_rejected(records(ALL[name], runs=RUNS, outcomes=1000, slope=0.5, shock=SHOCK))
+    at_best = best_power(ALL[name], outcomes=1000, slope=0.5)
+
+    beyond = " (printed only)" if at_best < 0.90 else ""
     tell(
-        f"true slope 0.5 rejected within 1000 outcomes, {RUNS} runs, {name}{beyond}",
+        f"true slope 0.5 rejected within 1000 outcomes, {RUNS} runs, {name}{of_which_kind(name)}{beyond}",
         independent=share(independent),
         day_shocks=share(shocked),
+        best_that_any_test_could=f"{at_best:.1%}",
     )
-    if name in FAR:
+    assert independent.mean() <= at_best + SLACK
+    if name in FORECASTS and at_best >= 0.90:
         assert independent.mean() >= 0.90 - SLACK
+
+
+@pytest.mark.parametrize("name", ["whole percents 20-80", "whole percents 45-65", "NBA"])
+def test_forecasts_that_are_all_too_high_are_rejected(name: str, tell: Tell) -> None:
+    # On the logit scale by 0.4, which is 60 % said of what comes true in 50 of 100.
+    too_high = ever_rejected(records(FORECASTS[name], runs=RUNS, outcomes=1000, shift=-0.4))
+
+    tell(f"true shift -0.4 rejected within 1000 outcomes, {RUNS} runs, {name}", independent=share(too_high))
+    assert too_high.mean() >= 0.90 - SLACK
+
+
+def of_which_kind(name: str) -> str:
+    return " (held out)" if name in HELD_OUT else " (besides)" if name in BESIDES else ""
 
 
 # --- intervals -----------------------------------------------------------------------------------------
@@ -361,6 +482,7 @@ def test_recalibration_stays_off_for_a_calibrated_decider(name: str, tell: Tell)
         never_on_under_day_shocks=share(~on_shocked),
     )
     assert (~shadow).mean() >= 0.95
+    assert (~shadow_shocked).mean() >= 0.95 - SLACK
 
 
 @pytest.mark.parametrize("name", FAR)
