@@ -256,7 +256,9 @@ class CalibrationWriter:
             )
             for days in WINDOWS
         }
-        derated = self._settings.calibration_derating is Derating.ON and reports[LONGEST].rejected
+        before = known.snapshots.get((decider, LONGEST))
+        held = before is not None and before.derated and before.forecast is forecast and reports[LONGEST].in_doubt
+        derated = self._settings.calibration_derating is Derating.ON and (reports[LONGEST].rejected or held)
         return [
             (
                 snapshot_of(

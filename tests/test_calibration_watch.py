@@ -336,6 +336,31 @@ async def test_who_is_rejected_is_derated_with_every_prompt_until_the_record_rec
     assert told == ["decider derated", "decider no longer derated"]
 
 
+async def test_who_was_rejected_stays_derated_while_in_doubt_and_who_is_in_doubt_alone_is_not(
+    pool: ConnectionPool, owner: Connection
+) -> None:
+    await resolve(owner, BOASTFUL, days=12)
+    await resolve(owner, BOASTFUL, days=3, a_day=20, decider="doubtful")
+    await one_pass(pool)
+    # All but the last days of the record leave the window: too few for the limit that may be looked at every day.
+    await owner.execute(
+        "UPDATE calibration_daily SET day = day - 100 WHERE decider = $1 AND day < $2",
+        HAIKU,
+        await today(owner) - timedelta(days=3),
+    )
+    await one_pass(pool)
+    async with pool.connection() as connection:
+        latest = await latest_snapshots(connection)
+    held, doubtful = (latest[decider, LONGEST].snapshot for decider in (HAIKU, "doubtful"))
+    told = await standings(pool).of(decider=HAIKU, prompt_hash=PROMPT)
+
+    assert (held.rejected, held.derated) == (False, True)
+    assert (doubtful.rejected, doubtful.derated) == (False, False)
+    assert min(held.e_value or 0, doubtful.e_value or 0) >= 20
+    assert told.reason is not None
+    assert "was rejected and has not recovered" in told.reason
+
+
 async def test_with_the_setting_off_nobody_is_derated(pool: ConnectionPool, owner: Connection) -> None:
     await resolve(owner, BOASTFUL, days=12)
     await one_pass(pool)

@@ -110,7 +110,8 @@ def reason_for_derating(snapshot: Snapshot) -> str:
     }
     said = ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items() if figure is not None)
     return (
-        f"The {_NAMES.get(snapshot.forecast, snapshot.forecast)} of the last {snapshot.window_days} days is rejected "
+        f"The {_NAMES.get(snapshot.forecast, snapshot.forecast)} of the last {snapshot.window_days} days "
+        f"{'is rejected' if snapshot.rejected else 'was rejected and has not recovered'} "
         f"({snapshot.resolved} resolved: {said}), so no entry earns more than the lowest size multiplier."
     )
 

@@ -131,7 +131,8 @@ class Report:
     `calibration_error` is mean forecast less mean outcome, `calibration_error_t` its day-clustered t, `slope_t` that of
     slope - 1. `calibration_error_ci_anytime` and `e_value` trust outcomes to be independent. `e_value` stops at 1e300;
     `log_e_value` is None where a forecast of 0 or 100 % was wrong. `log_loss` is None where it is infinite;
-    `log_loss_clipped` clips `clipped` forecasts at 0.5 %. `rejected` says that the verdict is `miscalibrated`.
+    `log_loss_clipped` clips `clipped` forecasts at 0.5 %. `rejected` says that the verdict is `miscalibrated`,
+    `in_doubt` that this look by itself would reject.
     """
 
     counts: Counts
@@ -173,6 +174,7 @@ class Report:
     predicted_win_rate: float | None
     meets_seed_targets: bool | None
     rejected: bool
+    in_doubt: bool
     verdict: CalibrationVerdict
     reasons: tuple[str, ...]
     recommendations: tuple[str, ...]
@@ -237,6 +239,7 @@ def calibration_report(
             brier=brier_score(scored), slope=binned_slope(scored), calibration_error=findings.calibration_error
         ),
         rejected=findings.rejected,
+        in_doubt=findings.in_doubt,
         verdict=findings.verdict,
         reasons=reasons(findings),
         recommendations=recommendations(findings),

@@ -15,12 +15,17 @@ from app.domain.evidence import (
     clustered_boldness,
     clustered_calibration_error,
     clustered_tilt,
+    even_days,
     normal_equivalent,
 )
 from app.domain.tally import Scored
 
 REJECTING_E: Final = 20.0
 REJECTING_T: Final = 2.58
+
+LEVEL: Final = "level"
+SPREAD: Final = "spread"
+BOLDNESS: Final = "distance from 50 %"
 
 
 class CalibrationVerdict(StrEnum):
@@ -35,10 +40,12 @@ class CalibrationVerdict(StrEnum):
 class DayTests:
     """Hold the day-clustered t of the level, of the spread and of the boldness, and of how many days they are.
 
-    A t is None where it cannot be computed; `days` is 0 when they are not known.
+    A t is None where it cannot be computed; `days` is 0 when they are not known. `even_days` is as how many days of
+    one size they count: fewer where some hold many decisions and others few.
     """
 
     days: int
+    even_days: float
     level_t: float | None
     spread_t: float | None
     boldness_t: float | None
@@ -52,10 +59,17 @@ class DayTests:
         return _is_off(self.spread_t)
 
     @property
+    def signs(self) -> dict[str, float]:
+        """Return each t that is known by the name of what it is a sign of."""
+        named = {LEVEL: self.level_t, SPREAD: self.spread_t, BOLDNESS: self.boldness_t}
+        return {sign: t for sign, t in named.items() if t is not None}
+
+    @property
     def strongest(self) -> float | None:
-        """Return the largest |t| in normal terms. None below two days."""
-        known = [abs(t) for t in (self.level_t, self.spread_t, self.boldness_t) if t is not None]
-        return normal_equivalent(max(known), degrees=self.days - 1) if known and self.days > 1 else None
+        """Return the largest |t| in normal terms, days counting as even ones. None below two days."""
+        if not self.signs or self.even_days <= 1:
+            return None
+        return normal_equivalent(max(map(abs, self.signs.values())), degrees=self.even_days - 1)
 
     @property
     def asked(self) -> float | None:
@@ -77,6 +91,7 @@ def day_tests(scored: Scored) -> DayTests:
     level, spread, bold = (of(scored) for of in (clustered_calibration_error, clustered_tilt, clustered_boldness))
     return DayTests(
         days=len(scored.days or ()),
+        even_days=even_days(scored),
         level_t=None if level is None else level.t,
         spread_t=None if spread is None else spread.t,
         boldness_t=None if bold is None else bold.t,
@@ -100,9 +115,25 @@ class Findings:
     certain: int
 
     @property
+    def e_value_rejects(self) -> bool:
+        return self.e_value is not None and self.e_value >= REJECTING_E
+
+    @property
     def rejected(self) -> bool:
         """Tell whether there is enough to judge, and both tests reject."""
         return self.n >= self.min_decisions and is_rejected(e_value=self.e_value, by_day=self.by_day)
+
+    @property
+    def in_doubt(self) -> bool:
+        """Tell whether both tests reject at this look, the t by the limit that holds for one look only.
+
+        Whatever is rejected is in doubt; what was rejected has recovered when it is in doubt no more.
+        """
+        return (
+            self.n >= self.min_decisions
+            and self.e_value_rejects
+            and (self.by_day.level_is_off or self.by_day.spread_is_off)
+        )
 
     @property
     def verdict(self) -> CalibrationVerdict:
@@ -135,7 +166,7 @@ def recommendations(findings: Findings) -> tuple[str, ...]:
         case CalibrationVerdict.MISCALIBRATED:
             advice = [*_mend_level(findings), *_mend_spread(findings), "Trade smaller until the record recovers."]
         case CalibrationVerdict.CALIBRATED:
-            advice = ["Change nothing on account of these figures: chance may explain what is off in them."]
+            advice = [_leave_alone(findings)]
     if findings.certain:
         advice.append("Never state 0 or 100 %: one such forecast that fails cannot be made good.")
     if findings.skill is not None and findings.skill <= 0 and findings.verdict is not CalibrationVerdict.INSUFFICIENT:
@@ -158,8 +189,14 @@ def _ground(findings: Findings) -> str:
             return f"{n} do not reject the forecasts, which does not prove them right: {_why_not_rejected(findings)}."
 
 
+def _leave_alone(findings: Findings) -> str:
+    if not findings.e_value_rejects:
+        return "Change nothing on account of these figures: chance may explain what is off in them."
+    return "Change no forecast yet, but look again as days are added: so far a few bad days may explain what is off."
+
+
 def _why_not_rejected(findings: Findings) -> str:
-    if findings.e_value is None or findings.e_value < REJECTING_E:
+    if not findings.e_value_rejects:
         return f"the e-value is {_e(findings)}, below {REJECTING_E:g}"
     if_independent = f"the e-value of {_e(findings)} would reject them if outcomes were independent, but"
     by_day = findings.by_day
@@ -212,18 +249,23 @@ def _mend_spread(findings: Findings) -> list[str]:
 
 
 def _ts(by_day: DayTests) -> str:
-    return " and ".join(
-        f"{t:.2f} {of}"
-        for of, t in (("for their level", by_day.level_t), ("for their spread", by_day.spread_t))
-        if t is not None
-    )
+    return " and ".join(f"{_t(t)} for their {sign}" for sign, t in by_day.signs.items() if sign != BOLDNESS)
 
 
 def _anytime(by_day: DayTests) -> str:
+    sign, t = max(by_day.signs.items(), key=lambda named: abs(named[1]))
+    # The others were told before.
+    told = f" (t {_t(t)})" if sign == BOLDNESS else ""
+    uneven = f", which weigh as {by_day.even_days:.1f} of one size," if by_day.days - by_day.even_days >= 0.05 else ""
     return (
-        f"the strongest sign on {by_day.days} days is worth {by_day.strongest:.2f} standard deviations, where "
-        f"{by_day.asked:.2f} must be exceeded when one may look every day"
+        f"the strongest sign, that of their {sign}{told}, on {by_day.days} days{uneven} is worth "
+        f"{by_day.strongest:.2f} standard deviations, where {by_day.asked:.2f} must be exceeded when one may look "
+        "every day"
     )
+
+
+def _t(t: float) -> str:
+    return f"{t:.2f}" if abs(t) < 1000 else f"{t:.3g}"
 
 
 def _e(findings: Findings) -> str:

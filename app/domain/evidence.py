@@ -111,7 +111,17 @@ def clustered_boldness(scored: Scored) -> Estimate | None:
     return _clustered([(day.n, day.tilts - 50 * day.errors) for day in scored.days], unit=10_000)
 
 
-def normal_equivalent(t: float, *, degrees: int) -> float:
+def even_days(scored: Scored) -> float:
+    """Return as how many days of one size they count: N^2 / sum of n_d^2 (Kish 1965). 0 without known days.
+
+    Where one day holds most decisions the mean is nearly that day's own; what it leaves to the others says little of
+    how days differ, however many they are (Carter, Schnepel and Steigerwald 2017).
+    """
+    squares = sum(day.n**2 for day in scored.days or ())
+    return scored.n**2 / squares if squares else 0.0
+
+
+def normal_equivalent(t: float, *, degrees: float) -> float:
     """Return the normal z that is about as unlikely as a t with so many degrees of freedom (Wallace 1959)."""
     return math.copysign(
         (8 * degrees + 1) / (8 * degrees + 3) * math.sqrt(degrees * math.log1p(t * t / degrees)),

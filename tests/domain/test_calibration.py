@@ -336,7 +336,7 @@ def test_of_nothing_nothing_can_be_computed() -> None:
 
     said = {field.name: getattr(report, field.name) for field in fields(report)}
     told = {"counts", "scored", "scratch", "clipped", "bins", "isotonic"}
-    judged = {"rejected", "verdict", "reasons", "recommendations"}
+    judged = {"rejected", "in_doubt", "verdict", "reasons", "recommendations"}
     assert {name for name, value in said.items() if value is not None} == told | judged
     assert report.counts == Counts(resolved=0, win=0, loss=0, scratch=0, timeout=0)
     assert report.isotonic == ()

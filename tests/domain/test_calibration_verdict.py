@@ -19,7 +19,7 @@ from app.domain.tally import ScratchRule, Tally, score
 CALIBRATED, MISCALIBRATED = CalibrationVerdict.CALIBRATED, CalibrationVerdict.MISCALIBRATED
 INSUFFICIENT = CalibrationVerdict.INSUFFICIENT
 
-SIXTY_DAYS = DayTests(days=60, level_t=3.4, spread_t=-4.1, boldness_t=3.9)
+SIXTY_DAYS = DayTests(days=60, even_days=60.0, level_t=3.4, spread_t=-4.1, boldness_t=3.9)
 OVERCONFIDENT = Findings(
     n=400,
     min_decisions=20,
@@ -35,7 +35,7 @@ OVERCONFIDENT = Findings(
 
 def by_day(*, level_t: float | None, spread_t: float | None, boldness_t: float | None = 6.0) -> Findings:
     """The overconfident record with other t; its boldness is beyond every limit unless told otherwise."""
-    return replace(OVERCONFIDENT, by_day=DayTests(days=60, level_t=level_t, spread_t=spread_t, boldness_t=boldness_t))
+    return replace(OVERCONFIDENT, by_day=replace(SIXTY_DAYS, level_t=level_t, spread_t=spread_t, boldness_t=boldness_t))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,18 @@ def test_it_takes_a_clustered_t_beyond_2_58_of_the_level_or_the_spread(
 def test_the_strongest_t_must_exceed_what_honest_days_reach_at_any_look(
     strongest: str, sign: int, days: int, t: float, rejected: bool
 ) -> None:
-    tests = replace(DayTests(days=days, level_t=2.6, spread_t=-2.6, boldness_t=0.0), **{strongest: sign * t})  # type: ignore[arg-type]
+    weak = DayTests(days=days, even_days=float(days), level_t=2.6, spread_t=-2.6, boldness_t=0.0)
+    tests = replace(weak, **{strongest: sign * t})  # type: ignore[arg-type]
 
     assert replace(OVERCONFIDENT, by_day=tests).rejected is rejected
+
+
+@pytest.mark.parametrize(("t", "rejected"), [(5.6, False), (5.8, True)])
+def test_days_of_unlike_size_count_as_fewer_even_ones(t: float, rejected: bool) -> None:
+    # As before on 60 days 3.352 is asked; if they weigh as 8, it takes a t of 5.67 with 7 degrees of freedom.
+    uneven = replace(SIXTY_DAYS, even_days=8.0, boldness_t=t)
+
+    assert replace(OVERCONFIDENT, by_day=uneven).rejected is rejected
 
 
 def test_the_strongest_sign_alone_does_not_reject() -> None:
@@ -112,6 +121,7 @@ def test_the_t_of_a_record_are_those_of_its_days() -> None:
 
     # p - y: 0.7 - 1 on Monday, 0.7 and 0.7 on Tuesday: 1.1/3 by 4/9. All forecasts are alike: times 0.2 it is the same.
     assert tests.days == 2
+    assert tests.even_days == pytest.approx(9 / 5, rel=1e-15)  # 3 decisions: 3^2 / (1^2 + 2^2)
     assert tests.level_t == pytest.approx(1.1 / 3 / (4 / 9), rel=1e-14)
     assert tests.spread_t is None
     assert tests.boldness_t == pytest.approx(1.1 / 3 / (4 / 9), rel=1e-14)
@@ -120,7 +130,7 @@ def test_the_t_of_a_record_are_those_of_its_days() -> None:
 def test_without_known_days_there_is_no_t() -> None:
     tests = day_tests(score(Tally.of([(None, 70, OutcomeClass.LOSS, 90)]), scratch=ScratchRule.ZERO))
 
-    assert tests == DayTests(days=0, level_t=None, spread_t=None, boldness_t=None)
+    assert tests == DayTests(days=0, even_days=0.0, level_t=None, spread_t=None, boldness_t=None)
     assert tests.strongest is None
     assert tests.asked is None
     assert not tests.reject
@@ -130,8 +140,9 @@ def test_a_rejected_record_is_told_what_to_mend() -> None:
     assert reasons(OVERCONFIDENT) == (
         (
             "400 resolved decisions reject the forecasts: the e-value is 812 (20 rejects) and the day-clustered t is "
-            "3.40 for their level and -4.10 for their spread (beyond 2.58 rejects, and the strongest sign on 60 days "
-            "is worth 3.83 standard deviations, where 3.35 must be exceeded when one may look every day)."
+            "3.40 for their level and -4.10 for their spread (beyond 2.58 rejects, and the strongest sign, that of "
+            "their spread, on 60 days is worth 3.83 standard deviations, where 3.35 must be exceeded when one may look "
+            "every day)."
         ),
         "On average, forecasts are 5.2 points above outcomes.",
         "The slope is 0.60, below 1: overconfident, forecasts lie further apart than outcomes do.",
@@ -165,22 +176,40 @@ def test_forecasts_that_rank_the_wrong_way_are_not_to_be_sized_by() -> None:
     [
         ({"e_value": 3.14159}, "the e-value is 3.14, below 20."),
         (
-            {"by_day": DayTests(days=60, level_t=1.0, spread_t=None, boldness_t=6.0)},
+            {"by_day": replace(SIXTY_DAYS, level_t=1.0, spread_t=None, boldness_t=6.0)},
             (
                 "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 1.00 "
                 "for their level, within 2.58."
             ),
         ),
         (
-            {"by_day": DayTests(days=60, level_t=2.9, spread_t=-3.1, boldness_t=2.0)},
+            {"by_day": replace(SIXTY_DAYS, level_t=2.9, spread_t=-3.1, boldness_t=2.0)},
             (
                 "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 2.90 "
-                "for their level and -3.10 for their spread, which may be chance: the strongest sign on 60 days is "
-                "worth 2.97 standard deviations, where 3.35 must be exceeded when one may look every day."
+                "for their level and -3.10 for their spread, which may be chance: the strongest sign, that of their "
+                "spread, on 60 days is worth 2.97 standard deviations, where 3.35 must be exceeded when one may look "
+                "every day."
             ),
         ),
         (
-            {"by_day": DayTests(days=0, level_t=None, spread_t=None, boldness_t=None)},
+            {"by_day": DayTests(days=60, even_days=8.04, level_t=2.9, spread_t=-3.1, boldness_t=4.25)},
+            (
+                "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 2.90 "
+                "for their level and -3.10 for their spread, which may be chance: the strongest sign, that of their "
+                "distance from 50 % (t 4.25), on 60 days, which weigh as 8.0 of one size, is worth 2.89 standard "
+                "deviations, where 3.35 must be exceeded when one may look every day."
+            ),
+        ),
+        (
+            {"by_day": DayTests(days=2, even_days=2.0, level_t=1e6, spread_t=None, boldness_t=1e6)},
+            (
+                "the e-value of 812 would reject them if outcomes were independent, but the day-clustered t is 1e+06 "
+                "for their level, which may be chance: the strongest sign, that of their level, on 2 days is worth "
+                "4.30 standard deviations, where 7.99 must be exceeded when one may look every day."
+            ),
+        ),
+        (
+            {"by_day": DayTests(days=0, even_days=0.0, level_t=None, spread_t=None, boldness_t=None)},
             (
                 "the e-value of 812 would reject them if outcomes were independent, but without at least two known "
                 "days this cannot be told."
@@ -196,7 +225,9 @@ def test_a_record_that_is_not_rejected_says_that_nothing_is_proven(change: dict[
         f"400 resolved decisions do not reject the forecasts, which does not prove them right: {because}"
     )
     assert recommendations(findings) == (
-        "Change nothing on account of these figures: chance may explain what is off in them.",
+        "Change nothing on account of these figures: chance may explain what is off in them."
+        if findings.e_value == 3.14159
+        else "Change no forecast yet, but look again as days are added: so far a few bad days may explain what is off.",
     )
 
 
@@ -215,7 +246,7 @@ def test_an_empty_record_has_nothing_else_to_say() -> None:
         e_value=None,
         calibration_error=None,
         slope=None,
-        by_day=DayTests(days=0, level_t=None, spread_t=None, boldness_t=None),
+        by_day=DayTests(days=0, even_days=0.0, level_t=None, spread_t=None, boldness_t=None),
         skill=None,
     )
 

@@ -20,6 +20,7 @@ from app.domain.evidence import (
     clustered_calibration_error,
     clustered_tilt,
     e_value,
+    even_days,
     iid_brier,
     log_e_by_percent,
     log_e_value,
@@ -247,6 +248,14 @@ def test_a_t_of_few_days_is_worth_less(degrees: int, t: float) -> None:
     assert normal_equivalent(t, degrees=degrees) == pytest.approx(2.5758, rel=within)
     assert normal_equivalent(t, degrees=degrees) <= 2.576
     assert normal_equivalent(-t, degrees=degrees) == -normal_equivalent(t, degrees=degrees)
+
+
+@pytest.mark.parametrize(("sizes", "even"), [([], 0), ([7], 1), ([5, 5, 5], 3), ([200, 2, 2], 204**2 / 40_008)])
+def test_days_count_as_so_many_of_one_size(sizes: list[int], even: float) -> None:
+    arrived = [(MONDAY + timedelta(days=day), 40, LOSS, n) for day, n in enumerate(sizes)]
+
+    assert even_days(scored(*arrived)) == pytest.approx(even, rel=1e-15)
+    assert even_days(scored(*arrived, (None, 40, LOSS, 1))) == 0
 
 
 def test_a_t_of_many_days_is_what_it_is() -> None:

@@ -1,6 +1,7 @@
 """Tests of fitting a calibrator to a record, and of when it may be used."""
 
 import math
+from collections.abc import Iterable
 from datetime import date, timedelta
 from random import Random
 
@@ -34,6 +35,14 @@ def on_day(number: int, *cells: tuple[int, int, int]) -> list[FitCell]:
 def record(days: int, *cells: tuple[int, int, int]) -> list[FitCell]:
     """The same every day."""
     return [cell for number in range(days) for cell in on_day(number, *cells)]
+
+
+def tally_of(cells: Iterable[FitCell]) -> Tally:
+    return Tally.of(
+        (day, percent, outcome, count)
+        for day, percent, won, of in cells
+        for outcome, count in ((OutcomeClass.WIN, won), (OutcomeClass.LOSS, of - won))
+    )
 
 
 # --- the fit -------------------------------------------------------------------------------------------
@@ -183,17 +192,23 @@ def test_a_record_is_rejected_exactly_where_its_report_says_so(
             random.randrange(days), (random.choice([30, 50, 70]), int(random.randint(0, 99) < true_percent), 1)
         )
     ]
-    tally = Tally.of(
-        (day, percent, outcome, count)
-        for day, percent, won, of in cells
-        for outcome, count in ((OutcomeClass.WIN, won), (OutcomeClass.LOSS, of - won))
-    )
 
-    assert fit_calibrator(cells).rejected is calibration_report(tally, min_decisions=0).rejected
+    assert fit_calibrator(cells).rejected is calibration_report(tally_of(cells), min_decisions=0).rejected
 
 
 def test_one_who_is_wrong_by_the_same_every_day_is_rejected() -> None:
     assert fit_calibrator(record(20, (70, 0, 2))).rejected
+
+
+def test_one_whose_days_are_all_won_or_all_lost_is_not() -> None:
+    # Half of 400 at 70 % are won: much too few, were it not that every day is no more than one outcome.
+    cells = [cell for day in range(40) for cell in on_day(day, (70, 10 * (day % 2), 10))]
+    report = calibration_report(tally_of(cells))
+
+    assert report.e_value is not None
+    assert report.e_value > 20
+    assert not report.rejected
+    assert not fit_calibrator(cells).rejected
 
 
 # --- the standing --------------------------------------------------------------------------------------

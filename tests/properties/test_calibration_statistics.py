@@ -131,18 +131,18 @@ def tell(record_property: Callable[[str, object], None]) -> Tell:
 
 @dataclass(frozen=True)
 class Records:
-    """Hold runs (rows) of outcomes (columns) in order of time, so many a day."""
+    """Hold runs (rows) of outcomes (columns) in order of time, and the day of each column, from 0."""
 
     percents: Ints
     won: Ints
-    a_day: int = A_DAY
+    day_of: Ints
 
     def cells(self, run: int, outcomes: int) -> list[FitCell]:
         """The first outcomes of a run, each a cell of its own."""
         percents, won = self.percents[run, :outcomes].tolist(), self.won[run, :outcomes].tolist()
         return [
-            (MONDAY + timedelta(days=at // self.a_day), percent, win, 1)
-            for at, (percent, win) in enumerate(zip(percents, won, strict=True))
+            (MONDAY + timedelta(days=day), percent, win, 1)
+            for day, percent, win in zip(self.day_of[:outcomes].tolist(), percents, won, strict=True)
         ]
 
 
@@ -154,15 +154,17 @@ def records(
     shock: float = 0.0,
     slope: float = 1.0,
     shift: float = 0.0,
-    a_day: int = A_DAY,
+    a_day: int | Sequence[int] = A_DAY,
 ) -> Records:
     """Draw runs of a decider whose forecasts are as likely as logistic(shift + slope x logit p)."""
     draw = np.random.default_rng(SEED)
     percents = draw.choice(np.array(forecasts, dtype=np.int64), size=(runs, outcomes))
-    of_day = np.repeat(draw.standard_normal((runs, outcomes // a_day)), a_day, axis=1)
+    sizes = np.full(outcomes // a_day, a_day) if isinstance(a_day, int) else np.array(a_day)
+    day_of = np.repeat(np.arange(len(sizes)), sizes)
+    of_day = draw.standard_normal((runs, len(sizes)))[:, day_of]
     drawn = math.sqrt(shock) * of_day + math.sqrt(1 - shock) * draw.standard_normal((runs, outcomes))
     limits = np.array([NormalDist().inv_cdf(1 / (1 + math.exp(-shift - slope * logit))) for logit in LOGITS])
-    return Records(percents=percents, won=(drawn < limits[percents]).astype(np.int64), a_day=a_day)
+    return Records(percents=percents, won=(drawn < limits[percents]).astype(np.int64), day_of=day_of)
 
 
 def tally_of(cells: Sequence[FitCell]) -> Tally:
@@ -239,7 +241,8 @@ class Watch:
             for to_errors, to_tilts in ((1.0, 0.0), (self.percents[runs] / n, -1.0), (50.0, -1.0))
         )
         either = np.maximum(level, spread)
-        degrees = days - 1
+        # Days of unlike size count as fewer.
+        degrees = n**2 / sums[0, 0] - 1
         normal = (
             (8 * degrees + 1)
             / (8 * degrees + 3)
@@ -288,7 +291,7 @@ def rejections(of: Records) -> Flags:
     runs, outcomes = of.percents.shape
     watch, found = Watch(runs), np.zeros((runs, outcomes), dtype=bool)
     for at in range(outcomes):
-        if at and at % of.a_day == 0:
+        if at and of.day_of[at] != of.day_of[at - 1]:
             watch.next_day()
         watch.see(of.percents[:, at], of.won[:, at])
         found[:, at] = watch.rejects
@@ -351,6 +354,23 @@ def test_an_honest_record_is_seldom_rejected_however_many_outcomes_share_a_day(
     shocked = ever_rejected(records(ALL[name], runs=HONEST, outcomes=OUTCOMES, shock=SHOCK, a_day=a_day))
 
     tell(f"false alarms in {OUTCOMES} looks, {HONEST} runs, {name}, {a_day} a day", day_shocks=share(shocked))
+    assert shocked.mean() <= 0.05 + SLACK
+
+
+UNEVEN: dict[str, Sequence[int]] = {
+    "one day of 200 among days of 2": (*(2,) * 10, 200, *(2,) * 90),
+    "1 to 53 a day": [max(1, round(-10 * math.log(1 - (at * 37 % 100 + 0.5) / 100))) for at in range(200)],
+}
+"""Outcomes of each day; the second lie as exponential ones with a mean of 10 do."""
+
+
+@pytest.mark.parametrize("sizes", UNEVEN)
+@pytest.mark.parametrize("name", ["whole percents 60-90", "always 55"])
+def test_an_honest_record_is_seldom_rejected_however_unlike_its_days_are(name: str, sizes: str, tell: Tell) -> None:
+    a_day = UNEVEN[sizes]
+    shocked = ever_rejected(records(ALL[name], runs=HONEST, outcomes=sum(a_day), shock=SHOCK, a_day=a_day))
+
+    tell(f"false alarms in {sum(a_day)} looks, {HONEST} runs, {name}, {sizes}", day_shocks=share(shocked))
     assert shocked.mean() <= 0.05 + SLACK
 
 
