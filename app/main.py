@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from app import __version__
 from app.api import (
@@ -17,6 +18,7 @@ from app.api import (
     decide,
     decisions,
     events,
+    export,
     exposure,
     gates,
     halt,
@@ -24,6 +26,7 @@ from app.api import (
     outcomes,
     prompts,
     setups,
+    whatif,
 )
 from app.api.auth import Authenticator
 from app.api.errors import install_error_handlers
@@ -48,13 +51,24 @@ from app.paper_desk import PaperDesk
 from app.service import DecisionService
 from app.settings import Auth, LastResort, Settings, SettingsError
 from app.telemetry import Metrics
-from app.watch import watch_fills, watch_targets, watch_warming
+from app.tracing import Recorder, Tracing
+from app.watch import watch_fills, watch_spending, watch_store, watch_targets, watch_warming
+from app.web import router as pages
+from app.web.site import Site
 
 DESCRIPTION: Final = """\
 The model proposes, code disposes: a snapshot comes in, a decider proposes, gates judge, volatility sizes, the store
 records, and only then the verdict goes out. Every error is `application/problem+json` with a stable `code`."""
 
 CONNECTIONS_PER_CALL: Final = 3
+FRAMEWORK_TELEMETRY: Final[TelemetryConfig] = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+"""The framework's own spans and logs would hold what was sent, and the text of errors; ours (app/otlp.py) do not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +82,12 @@ class Composition:
     decider: Decider
     warming: asyncio.Queue[ModelCall]
     metrics: Metrics
+    tracing: Tracing
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Runtime]:
         """Connect, and close everything at the end; a database that is away is waited for by no one."""
+        self.tracing.recorder = make_recorder(self.settings)
         pool = await create_pool(self.database_url, max_size=self.settings.database_pool_size)
         standings = Standings(
             pool, recalibration=self.settings.recalibration, derating=self.settings.calibration_derating
@@ -108,6 +124,19 @@ class Composition:
         finally:
             await self.decider.close()
             await pool.close()
+            if self.tracing.recorder is not None:
+                await self.tracing.recorder.close()
+
+    def site(self, pool: ConnectionPool) -> Site:
+        """Make what the pages work with."""
+        decider = self.decider
+        return Site(
+            settings=self.settings,
+            policy=self.policy,
+            pool=pool,
+            targets=decider.states if isinstance(decider, RoutedDecider) else dict,
+            warnings=warnings(self.settings),
+        )
 
     def target_watches(self, pool: ConnectionPool) -> list[Coroutine[Any, Any, None]]:
         """Make the watches over model targets, where there are any."""
@@ -139,7 +168,29 @@ def compose(settings: Settings, *, decider: Decider | None = None) -> Compositio
         decider=decider or make_decider(settings, on_warm=warming.put_nowait),
         warming=warming,
         metrics=Metrics(),
+        tracing=Tracing(),
     )
+
+
+def make_recorder(settings: Settings) -> Recorder | None:
+    """Make what records spans, where the settings say who collects them.
+
+    Raises:
+        SettingsError: OpenTelemetry cannot be set up as its own variables say.
+    """
+    if settings.spans_endpoint is None:
+        return None
+    from app.otlp import OtlpRecorder  # noqa: PLC0415 (OpenTelemetry's SDK is loaded only where it is used)
+
+    try:
+        return OtlpRecorder(
+            endpoint=settings.spans_endpoint,
+            headers=settings.span_headers,
+            service_name=settings.otel_service_name,
+            version=__version__,
+        )
+    except ValueError as error:
+        raise SettingsError(f"OTEL_: {error}") from error
 
 
 def database_url(settings: Settings) -> str:
@@ -207,12 +258,14 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
     composition = compose(settings, decider=decider)
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Runtime]]:
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Runtime | Site]]:
         async with composition.open() as runtime:
             watches = [
                 asyncio.create_task(watch)
                 for watch in (
                     watch_fills(runtime.pool, runtime.metrics),
+                    watch_store(runtime.pool, runtime.metrics),
+                    watch_spending(runtime.pool, runtime.metrics, budget_usd=settings.model_budget_usd_per_day),
                     follow_calibration(runtime.standings, runtime.metrics),
                     write_calibration(composition.database_url, settings),
                     runtime.paper_desk.work(),
@@ -220,7 +273,7 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
                 )
             ]
             try:
-                yield {"runtime": runtime}
+                yield {"runtime": runtime, "site": composition.site(runtime.pool)}
             finally:
                 for watch in watches:
                     watch.cancel()
@@ -236,10 +289,13 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
         generate_unique_id_function=lambda route: route.name,
         docs_url=None,
         redoc_url=None,
+        telemetry=FRAMEWORK_TELEMETRY,
     )
     for resource in (
         decide,
+        export,  # before decisions, which take what follows for an id
         decisions,
+        whatif,
         prompts,
         events,
         outcomes,
@@ -253,7 +309,8 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
         health,
     ):
         app.include_router(resource.router)
+    app.include_router(pages)
     install_error_handlers(app)
     install_openapi(app)
-    app.add_middleware(RequestMiddleware, metrics=composition.metrics)
+    app.add_middleware(RequestMiddleware, metrics=composition.metrics, tracing=composition.tracing)
     return app

@@ -30,7 +30,7 @@ from app.db.standings import Standings
 from app.domain.account import Account, AccountState
 from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
-from app.domain.gates import Code
+from app.domain.gates import Code, GateStatus
 from app.domain.market import MarketView, Snapshot, resolve_market
 from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.outcome import plan_of
@@ -42,6 +42,7 @@ from app.domain.verdict import PERCENT, Judgement, Side, entry_bounds, judge
 from app.llm.decider import Decider, DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.prompt import build_prompt
 from app.telemetry import Metrics
+from app.tracing import current, span
 
 RECORDING_RESERVE_S: Final = 0.15
 """Time kept back from the model for judging and the commit."""
@@ -126,7 +127,12 @@ class DecisionService:
         """
         market = resolve_market(snapshot, buckets=self._buckets)
         held = [position.symbol for position in account.positions]
-        known = await self._store.read_state(account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held)
+        reading = time.monotonic()
+        async with span("read state"):
+            known = await self._store.read_state(
+                account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held
+            )
+        read_s = time.monotonic() - reading
         prompt = build_prompt(
             policy=policy,
             market=market,
@@ -139,12 +145,21 @@ class DecisionService:
                 decider_serves_live=self._decider.serves_live,
             ),
         )
-        reply = await self._propose(
-            prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
-        )
+        async with span("propose") as proposing:
+            reply = await self._propose(
+                prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
+            )
+            proposing.note(
+                decider=reply.call.name,
+                model=reply.call.model,
+                target=reply.call.target,
+                attempts=reply.call.attempts,
+                hedged=reply.call.hedged,
+                outcome=reply.outcome.code if isinstance(reply.outcome, DeciderFailure) else PROPOSED,
+            )
         decision_id, recorded = uuid7(), False
         try:
-            judgement, body = await self._judge_and_record(
+            judgement, body, record_s = await self._judge_and_record(
                 decision_id=str(decision_id),
                 reply=reply,
                 prompt=prompt,
@@ -170,7 +185,16 @@ class DecisionService:
                 recorded=recorded,
             )
         self._follow(account.id, market)
-        self._report(decision_id=str(decision_id), account=account, judgement=judgement, reply=reply, started=started)
+        self._report(
+            decision_id=str(decision_id),
+            account=account,
+            judgement=judgement,
+            reply=reply,
+            started=started,
+            store_s=read_s + record_s,
+            request_id=request_id,
+            api_key_id=api_key_id,
+        )
         return body
 
     async def _judge_and_record(
@@ -187,25 +211,32 @@ class DecisionService:
         api_key_id: str | None,
         started: float,
         claim: Claim | None,
-    ) -> tuple[Judgement, bytes]:
-        """Judge a reply while the account holds still, and commit the verdict with all that follows from it."""
+    ) -> tuple[Judgement, bytes, float]:
+        """Judge a reply while the account holds still, and commit the verdict with all that follows from it.
+
+        The third value is the time that the store took, in seconds.
+        """
+        waiting = time.monotonic()
         standing = await self._standings.of(
             decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
         )
         held = [position.symbol for position in account.positions]
-        async with self._store.gating(
-            account_id=account.id, mode=account.mode, as_of=market.as_of, held=held
-        ) as transaction:
-            judgement = judge(
-                decision_id=decision_id,
-                outcome=_outcome(reply),
-                market=market,
-                account=account,
-                state=transaction.state,
-                policy=policy,
-                decider_serves_live=self._decider.serves_live,
-                calibration=standing,
-            )
+        async with (
+            span("gating"),
+            self._store.gating(account_id=account.id, mode=account.mode, as_of=market.as_of, held=held) as transaction,
+        ):
+            judging = time.monotonic()
+            with span("judge"):
+                judgement = judge(
+                    decision_id=decision_id,
+                    outcome=_outcome(reply),
+                    market=market,
+                    account=account,
+                    state=transaction.state,
+                    policy=policy,
+                    decider_serves_live=self._decider.serves_live,
+                    calibration=standing,
+                )
             if reply.degraded:
                 judgement = replace(judgement, degraded=True)
             answer = _Answer(
@@ -221,21 +252,24 @@ class DecisionService:
                 request_id=request_id,
                 api_key_id=api_key_id,
                 latency_ms=round((time.monotonic() - started) * 1000),
+                decider_serves_live=self._decider.serves_live,
             )
             document = answer.document()
             body = orjson.dumps(document)
-            await transaction.record(
-                answer.record(document=document, body=body),
-                mark=answer.mark(),
-                prompt=answer.prompt_texts(),
-                policy=answer.policy_text(),
-                reservation=answer.reservation(),
-                forecast=answer.forecast(),
-                calls=ended_calls(reply),
-            )
-            if claim is not None:
-                await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
-        return judgement, body
+            recording = time.monotonic()
+            async with span("record"):
+                await transaction.record(
+                    answer.record(document=document, body=body),
+                    mark=answer.mark(),
+                    prompt=answer.prompt_texts(),
+                    policy=answer.policy_text(),
+                    reservation=answer.reservation(),
+                    forecast=answer.forecast(),
+                    calls=ended_calls(reply),
+                )
+                if claim is not None:
+                    await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
+        return judgement, body, (judging - waiting) + (time.monotonic() - recording)
 
     async def close(self) -> None:
         """Wait for replies whose end is still to come, then cut them off; keep how they ended either way."""
@@ -333,24 +367,56 @@ class DecisionService:
         )
 
     def _report(
-        self, *, decision_id: str, account: Account, judgement: Judgement, reply: Reply, started: float
+        self,
+        *,
+        decision_id: str,
+        account: Account,
+        judgement: Judgement,
+        reply: Reply,
+        started: float,
+        store_s: float,
+        request_id: str,
+        api_key_id: str | None,
     ) -> None:
+        """Count a decision, and write the one log line about it."""
+        call, deciding = reply.call, current()
         elapsed_s = time.monotonic() - started
-        self._metrics.record_decision(judgement=judgement, call=reply.call, elapsed_s=elapsed_s)
+        self._metrics.record_decision(judgement=judgement, call=call, elapsed_s=elapsed_s)
+        of_decision: dict[str, str | float | None] = {
+            "decision_id": decision_id,
+            "account_id": account.id,
+            "mode": account.mode.value,
+            "action": judgement.action.value,
+            "verdict": judgement.verdict.value,
+            "reason_code": judgement.reason_code,
+            "gate": _blocking_gate(judgement),
+            "degraded": judgement.degraded,
+        }
         log.info(
             "decision",
-            decision_id=decision_id,
-            account_id=account.id,
-            mode=account.mode.value,
-            action=judgement.action.value,
-            verdict=judgement.verdict.value,
-            reason_code=judgement.reason_code,
+            **of_decision,
+            request_id=request_id,
+            trace_id=deciding.trace_id,
+            api_key_id=api_key_id,
             detail=reply.outcome.detail if isinstance(reply.outcome, DeciderFailure) else None,
-            decider=reply.call.name,
-            model=reply.call.model,
+            decider=call.name,
+            model=call.model,
+            target=call.target,
+            attempts=call.attempts,
+            hedged=call.hedged,
             latency_ms=round(elapsed_s * 1000),
-            cost_usd=str(reply.call.cost_usd),
+            model_ms=call.latency_ms,
+            store_ms=round(store_s * 1000),
+            cost_usd=float(call.cost_usd) if call.priced else None,
         )
+        deciding.note(**of_decision)
+
+
+def _blocking_gate(judgement: Judgement) -> str | None:
+    """Name the gate whose code is the reason of the verdict; None where none blocked."""
+    blocks = [gate for gate in judgement.gates if gate.status is GateStatus.BLOCK]
+    named = [gate.gate for gate in blocks if gate.code == judgement.reason_code] or [gate.gate for gate in blocks]
+    return named[0] if named else None
 
 
 def ended_calls(reply: Reply) -> tuple[ModelCall, ...]:
@@ -408,6 +474,7 @@ class _Answer:
     request_id: str
     api_key_id: str | None
     latency_ms: int
+    decider_serves_live: bool
 
     def document(self) -> dict[str, Any]:
         return decision_document(
@@ -461,6 +528,7 @@ class _Answer:
             prompt_user=self.prompt.user,
             policy_hash=self.policy.hash(),
             calibration=_text(standing_to_json(judgement.calibration)),
+            judged_with=self.judged_with(),
             attempts=call.attempts,
             hedged=call.hedged,
             input_tokens=call.input_tokens,
@@ -475,6 +543,20 @@ class _Answer:
             request_id=self.request_id,
             api_key_id=self.api_key_id,
         )
+
+    def judged_with(self) -> str:
+        """Write what may be otherwise when the decision is judged again: the bucket map, and what the decider was."""
+        known, call = self.market.bucket_map.entries, self.reply.call
+        symbols = {view.symbol for view in self.market.symbols} | {held.symbol for held in self.account.positions}
+        return orjson.dumps(
+            {
+                "buckets": {symbol: known[symbol] for symbol in sorted(symbols) if symbol in known},
+                "decider_serves_live": self.decider_serves_live,
+                "last_resort": self.reply.degraded,
+                "prompt_version": call.prompt_version,
+                "priced": call.priced,
+            }
+        ).decode()
 
     def mark(self) -> AccountMark | None:
         """Give the equity mark; none from the future, which would become the baseline of a day to come."""

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any, Final, get_args, get_type_hints
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from app.domain.policy import Policy, PolicyError
 
@@ -28,6 +28,16 @@ SHORTEST_SECRET: Final = 8
 COMPOSE_NAMES: Final = frozenset({"POSTGRES_PASSWORD", "TRADEVERDICT_API_PASSWORD"})
 """What docker-compose.yml reads from the same `.env`; nothing here does."""
 """An unknown environment name this similar to a setting that is not set is taken for a misspelling of it."""
+OTEL_NAMES: Final = frozenset(
+    f"OTEL_EXPORTER_OTLP_{signal}{name}"
+    for signal in ("", "TRACES_", "METRICS_", "LOGS_")
+    for name in (
+        *("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY", "COMPRESSION", "ENDPOINT", "HEADERS"),
+        *("INSECURE", "PROTOCOL", "TIMEOUT"),
+    )
+)
+"""Names of the OTLP standard; those that are no settings here are no misspelt ones either."""
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[ -~]*")
 LOOPBACK_HOSTS: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -101,6 +111,12 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class OtlpProtocol(StrEnum):
+    """Say how spans are sent; only one way is built in."""
+
+    HTTP_PROTOBUF = "http/protobuf"
 
 
 class LogFormat(StrEnum):
@@ -215,6 +231,9 @@ class Settings:
             high=1_000_000,
         ),
     )
+    web_session_hours: int = field(
+        default=12, metadata=_about("hours", "how long signing in to the pages lasts", low=1, high=720)
+    )
     idempotency_lease_s: int = field(
         default=10,
         metadata=_about(
@@ -243,6 +262,22 @@ class Settings:
     log_format: LogFormat = field(
         default=LogFormat.JSON, metadata=_about("choice", "one JSON object a line, or lines for people")
     )
+    otel_exporter_otlp_endpoint: str | None = field(
+        default=None, metadata=_about("url", "OTLP collector that spans go to, at its /v1/traces; unset: no spans")
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = field(
+        default=None, metadata=_about("url", "the same, but the whole address; it wins")
+    )
+    otel_exporter_otlp_headers: Secret | None = field(
+        default=None, metadata=_about("secret", "headers for the collector: name=value,name=value, percent-encoded")
+    )
+    otel_exporter_otlp_protocol: OtlpProtocol = field(
+        default=OtlpProtocol.HTTP_PROTOBUF, metadata=_about("choice", "how spans are sent")
+    )
+    otel_service_name: str = field(default="tradeverdict", metadata=_about("name", "service.name of the spans"))
+    otel_sdk_disabled: bool = field(
+        default=False, metadata=_about("switch", "whether there are no spans, whatever the endpoint")
+    )
     tradeverdict_api_key: Secret | None = field(
         default=None, metadata=_about("secret", "key that `tradeverdict decide --url` sends to the service")
     )
@@ -265,6 +300,12 @@ class Settings:
             )
         if self.anthropic_base_url is not None and urlsplit(self.anthropic_base_url).scheme not in {"http", "https"}:
             raise SettingsError("ANTHROPIC_BASE_URL: must start with http:// or https://")
+        for name in ("otel_exporter_otlp_endpoint", "otel_exporter_otlp_traces_endpoint"):
+            url = getattr(self, name)
+            if url is not None and not _is_web_address(url):
+                raise SettingsError(f"{name.upper()}: must start with http:// or https:// and name a host")
+        if not all(_HEADER.fullmatch(f"{name}:{value}") for name, value in self.span_headers.items()):
+            raise SettingsError("OTEL_EXPORTER_OTLP_HEADERS: must be name=value,name=value, percent-encoded")
         if self.decider is DeciderChoice.ANTHROPIC and not self._has_model:
             raise SettingsError("DECIDER=anthropic: needs ANTHROPIC_API_KEY or MODEL_TARGETS_FILE")
 
@@ -298,6 +339,23 @@ class Settings:
         return self.decider is DeciderChoice.ANTHROPIC
 
     @property
+    def spans_endpoint(self) -> str | None:
+        """Give the address that spans are sent to; None where there are none."""
+        if self.otel_sdk_disabled:
+            return None
+        if self.otel_exporter_otlp_traces_endpoint is not None or self.otel_exporter_otlp_endpoint is None:
+            return self.otel_exporter_otlp_traces_endpoint
+        return self.otel_exporter_otlp_endpoint.removesuffix("/") + "/v1/traces"
+
+    @property
+    def span_headers(self) -> dict[str, str]:
+        """Give the headers that spans are sent with; a part that is none has an empty name."""
+        if self.otel_exporter_otlp_headers is None:
+            return {}
+        pairs = (part.partition("=") for part in self.otel_exporter_otlp_headers.reveal().split(",") if part.strip())
+        return {name.strip() if equals else "": unquote(value.strip()) for name, equals, value in pairs}
+
+    @property
     def _has_model(self) -> bool:
         return self.anthropic_api_key is not None or self.model_targets_file is not None
 
@@ -306,7 +364,10 @@ class Settings:
         """List every value that must not appear in any output."""
         held = (self.database_url, self.anthropic_api_key, self.tradeverdict_api_key, *self.model_keys.values())
         values = [secret.reveal() for secret in held if secret is not None]
-        passwords = [urlsplit(url).password for url in (*values, self.anthropic_base_url or "")]
+        urls = (self.anthropic_base_url, self.otel_exporter_otlp_endpoint, self.otel_exporter_otlp_traces_endpoint)
+        passwords = [urlsplit(url).password for url in (*values, *(url for url in urls if url is not None))]
+        if self.otel_exporter_otlp_headers is not None:
+            values += (self.otel_exporter_otlp_headers.reveal(), *self.span_headers.values())
         return tuple(secret for secret in (*values, *passwords) if secret)
 
     def require_safe_host(self, host: str) -> None:
@@ -402,6 +463,19 @@ def load_settings(environ: Mapping[str, str] | None = None, *, dotenv: Path = DO
     return Settings(**service, limits=limits, model_keys=keys, given=frozenset(texts))
 
 
+def read_limit(name: str, text: str) -> tuple[str, object]:
+    """Read one limit as the environment would give it: the field of `Policy` of that name, and its value.
+
+    Raises:
+        SettingsError: no limit has the name, or the text is no value of it.
+    """
+    spec = SETTINGS.get(name)
+    if spec is None or not spec.of_policy:
+        limits = [known for known, spec in SETTINGS.items() if spec.of_policy]
+        raise SettingsError(f"{name}: no limit has this name{_suggestion(name, limits)}")
+    return spec.name, _parse(spec, text)
+
+
 def _model_keys(values: Mapping[str, str]) -> dict[str, Secret]:
     """Read the variables that the targets' file names for its keys; its other mistakes are named by its reader."""
     file = values.get("MODEL_TARGETS_FILE", "").strip()
@@ -424,7 +498,7 @@ def _refuse_unknown(environ: Mapping[str, str], texts: Mapping[str, str], *, dot
             raise SettingsError(f"{name}: unknown setting in {dotenv}{_suggestion(name, SETTINGS)}")
     unset = [name for name in SETTINGS if name not in environ and name not in texts]
     for name in environ:
-        if name not in SETTINGS.keys() | COMPOSE_NAMES and (suggestion := _suggestion(name, unset)):
+        if name not in SETTINGS.keys() | COMPOSE_NAMES | OTEL_NAMES and (suggestion := _suggestion(name, unset)):
             raise SettingsError(f"{name}: unknown setting{suggestion}")
 
 
@@ -504,6 +578,14 @@ _PARSERS: Final[Mapping[type, Callable[[str], object]]] = MappingProxyType(
         Secret: lambda text: Secret(_parse_text(text)),
     }
 )
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
 def setting_text(value: object) -> str:

@@ -18,8 +18,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from app.domain.account import HaltState
 from app.domain.gates import GateStatus
 from app.domain.model_call import ModelCall
+from app.domain.proposal import ModelFailure
 from app.domain.verdict import Judgement
 from app.settings import SHORTEST_SECRET, LogFormat, LogLevel
 
@@ -114,6 +116,13 @@ class Metrics:
         self._pending = self._gauge("pending_decisions", "Decisions whose outcome is not known yet", *series)
         self._rejected = self._gauge("calibration_rejected", "1 where the longest window rejects p_win", "decider")
         self._derated = self._gauge("calibration_derated", "1 where sizes are kept to the lowest", "decider")
+        self._store_up = self._gauge("store_up", "1 while the store answers this process")
+        self._halts = self._gauge("halts", "Halts in force, of one account or of all", "state")
+        self._budget = self._gauge("model_budget_usd", "Most dollars of one key's model calls in a UTC day; 0: any")
+        self._cost_today = self._gauge("cost_today_usd", "Dollars of all model calls since midnight UTC")
+        self._dearest_key = self._gauge("dearest_key_cost_today_usd", "Dollars of the key that spent most since then")
+        for code in ModelFailure:
+            self._model_failures.labels(code)  # from zero on, so that the first failure is seen as an increase
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"tradeverdict_{name}", meaning, labels, registry=self._registry)
@@ -158,6 +167,21 @@ class Metrics:
     def record_unprotected_fill(self) -> None:
         """Count one fill whose stop was not reported in time."""
         self._unprotected_fills.inc()
+
+    def show_store(self, *, up: bool, halts: Mapping[HaltState, int] | None = None) -> None:
+        """Show whether the store answers, and how many halts are in force; without it the last known ones stay."""
+        self._store_up.set(up)
+        for state in () if halts is None else HaltState:
+            self._halts.labels(state).set((halts or {}).get(state, 0))
+
+    def show_budget(self, budget_usd: Decimal) -> None:
+        """Show the most that the model calls of one key may cost in a UTC day; 0 stands for any amount."""
+        self._budget.set(float(budget_usd))
+
+    def show_spending(self, *, total_usd: Decimal, dearest_key_usd: Decimal) -> None:
+        """Show what model calls have cost since midnight UTC: of all keys, and of the one that spent most."""
+        self._cost_today.set(float(total_usd))
+        self._dearest_key.set(float(dearest_key_usd))
 
     def show_calibration(self, figures: Collection[CalibrationFigures]) -> None:
         """Show these figures of calibration, and none that was shown before and is not among them."""

@@ -11,6 +11,7 @@ from app.api.auth import Identity
 from app.api.body import read_json_body
 from app.api.errors import ErrorCode, FieldError, invalid, invalid_body
 from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
+from app.api.middleware import DECIDED
 from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
 from app.api.runtime import caller, runtime_of
@@ -70,7 +71,7 @@ async def decide(request: Request, identity: Annotated[Identity, caller(Scope.DE
         raise invalid([FieldError(field=error.setting, message=error.reason)]) from error
 
     async def judge(claim: Claim | None = None) -> bytes:
-        return await runtime.service.decide(
+        answer = await runtime.service.decide(
             account=account,
             snapshot=snapshot,
             policy=policy,
@@ -80,6 +81,8 @@ async def decide(request: Request, identity: Annotated[Identity, caller(Scope.DE
             started=started,
             claim=claim,
         )
+        setattr(request.state, DECIDED, True)
+        return answer
 
     deadline_s = policy.decision_deadline_ms / 1000
     try:

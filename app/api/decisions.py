@@ -24,7 +24,7 @@ from app.db.vocabulary import Scope
 from app.domain.verdict import Verdict
 
 MAX_PAGE: Final = 200
-JSON_COLUMNS: Final = ("request", "proposal", "response", "gates", "sizing", "ticket", "calibration")
+JSON_COLUMNS: Final = ("request", "proposal", "response", "gates", "sizing", "ticket", "calibration", "judged_with")
 
 router = APIRouter(tags=["decisions"])
 

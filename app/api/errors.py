@@ -40,6 +40,7 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
     DECISION_NOT_EXECUTABLE = "DECISION_NOT_EXECUTABLE"
+    DECISION_NOT_REPLAYABLE = "DECISION_NOT_REPLAYABLE"
     EVENT_CONFLICT = "EVENT_CONFLICT"
     EVENT_IMPOSSIBLE = "EVENT_IMPOSSIBLE"
     EVENT_OUT_OF_ORDER = "EVENT_OUT_OF_ORDER"
@@ -70,6 +71,7 @@ CATALOGUE: Final[Mapping[ErrorCode, tuple[int, str]]] = MappingProxyType(
         ErrorCode.NOT_FOUND: (404, "There is nothing here"),
         ErrorCode.METHOD_NOT_ALLOWED: (405, "The method is not allowed here"),
         ErrorCode.DECISION_NOT_EXECUTABLE: (409, "The decision has no order"),
+        ErrorCode.DECISION_NOT_REPLAYABLE: (409, "The decision cannot be judged again"),
         ErrorCode.EVENT_CONFLICT: (409, "The event id was used for another event"),
         ErrorCode.EVENT_IMPOSSIBLE: (422, "The ticket cannot have had this event"),
         ErrorCode.EVENT_OUT_OF_ORDER: (409, "The ticket is past this event"),

@@ -1,7 +1,5 @@
 """GET /gates: how decisions ended, and what each gate kept from happening."""
 
-from collections import Counter
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 import orjson
@@ -14,10 +12,10 @@ from app.api.openapi import BEARER, answers
 from app.api.responses import AnswerModel
 from app.api.runtime import caller, runtime_of
 from app.api.window import RecordFilter, WindowOut, window_document
-from app.db.statistics import DecisionCount, read_gates
+from app.db.funnel import decision_funnel
+from app.db.statistics import read_gates
 from app.db.vocabulary import Scope
 from app.domain.gate_effects import BlockedForecasts, Effect, effects_by_gate, gate_of
-from app.domain.proposal import Mode
 from app.domain.verdict import Verdict
 
 router = APIRouter(tags=["calibration"])
@@ -87,37 +85,11 @@ async def gates(
     statistics = await read_gates(runtime_of(request).pool, wanted.scope(identity))
     document = {
         "window": window_document(statistics.period),
-        "funnel": _funnel(statistics.decisions),
+        "funnel": decision_funnel(statistics.decisions),
         "gates": [{"gate": gate, **_blocked(of)} for gate, of in effects_by_gate(statistics.codes.items()).items()],
         "codes": [{"code": code, "gate": gate_of(code), **_blocked(of)} for code, of in statistics.codes.items()],
     }
     return Response(orjson.dumps(document), media_type="application/json")
-
-
-def _funnel(decisions: Iterable[DecisionCount]) -> dict[str, Any]:
-    verdicts: Counter[Verdict] = Counter()
-    managed: dict[Mode, Counter[Verdict]] = {Mode.EXIT: Counter(), Mode.ADJUST: Counter()}
-    reasons: dict[Verdict, Counter[str]] = {Verdict.BLOCKED: Counter(), Verdict.NO_TRADE: Counter()}
-    for count in decisions:
-        if count.action in managed and count.verdict is not Verdict.NO_TRADE:
-            managed[count.action][count.verdict] += count.decisions
-            continue
-        verdicts[count.verdict] += count.decisions
-        if count.verdict in reasons and count.reason_code is not None:
-            reasons[count.verdict][count.reason_code] += count.decisions
-    proposals = sum(verdicts[verdict] for verdict in (Verdict.APPROVED, Verdict.RESIZED, Verdict.BLOCKED))
-    return {
-        "decisions": verdicts.total() + sum(of_mode.total() for of_mode in managed.values()),
-        "proposals": proposals,
-        "approved": verdicts[Verdict.APPROVED],
-        "resized": verdicts[Verdict.RESIZED],
-        "blocked": verdicts[Verdict.BLOCKED],
-        "blocked_by_reason": reasons[Verdict.BLOCKED],
-        "no_trade": verdicts[Verdict.NO_TRADE],
-        "no_trade_by_reason": reasons[Verdict.NO_TRADE],
-        "exits": {verdict.value: decisions for verdict, decisions in managed[Mode.EXIT].items()},
-        "adjusts": {verdict.value: decisions for verdict, decisions in managed[Mode.ADJUST].items()},
-    }
 
 
 def _blocked(of: BlockedForecasts) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Give every request an id, one log line and one count, and turn what nobody caught into INTERNAL_ERROR."""
+"""Give every request an id, a trace, one log line and one count; turn what nobody caught into INTERNAL_ERROR."""
 
 import asyncio
 import re
@@ -12,15 +12,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import internal_error, problem_response, shutting_down
 from app.telemetry import Metrics
+from app.tracing import REQUEST_ID_HEADER, TRACEPARENT_HEADER, Span, Tracing
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+QUIET_ROUTES: Final = frozenset({"/healthz", "/readyz", "/metrics", "/ui/latest"})
 """Machines ask for these every few seconds; a line for each would drown the rest."""
+DECIDED: Final = "decided"
+"""In the state of a request whose decision has its log line."""
 CLIENT_CLOSED: Final = 499
 """What is logged and counted when the caller left before it was answered; it is never sent."""
 
 _REQUEST_ID: Final = re.compile(r"[!-~]([ -~]{0,126}[!-~])?")
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -28,18 +30,28 @@ log = structlog.stdlib.get_logger(__name__)
 class RequestMiddleware:
     """Wrap the whole app (pure ASGI: nothing is buffered)."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing) -> None:
         self._app = app
         self._metrics = metrics
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = perf_counter()
         request_id = _request_id(scope)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        scope.setdefault("state", {})["request_id"] = request_id
+        span = self._tracing.request(
+            _headers(scope, TRACEPARENT_HEADER), request_id=request_id, recorded=scope["path"] not in QUIET_ROUTES
+        )
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id, trace_id=span.trace_id)
+        with span:
+            await self._answer(scope, receive, send, span=span)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, *, span: Span) -> None:
+        started = perf_counter()
+        request_id = scope["state"]["request_id"]
         status: int | None = None
 
         async def send_with_id(message: Message) -> None:
@@ -49,8 +61,6 @@ class RequestMiddleware:
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id, **_trace(scope))
         try:
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
@@ -66,13 +76,19 @@ class RequestMiddleware:
                 raise
             await problem_response(request_id, internal_error())(scope, receive, send_with_id)
         finally:
-            self._record(scope, status=status or CLIENT_CLOSED, seconds=perf_counter() - started)
+            self._record(scope, status=status or CLIENT_CLOSED, seconds=perf_counter() - started, span=span)
 
-    def _record(self, scope: Scope, *, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, *, status: int, seconds: float, span: Span) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.record_request(method=method, route=route, status=status)
-        write = log.debug if route in QUIET_ROUTES and status < 500 else log.info
+        span.rename(f"{method} {route}")
+        span.note(method=method, route=route, status=status, request_id=scope["state"]["request_id"])
+        if status >= 500:
+            span.fail(str(status))
+        quiet = route in QUIET_ROUTES and status < 500
+        # The line about a decision says all that this one would.
+        write = log.debug if quiet or (status == 200 and DECIDED in scope["state"]) else log.info
         write(
             "request",
             method=method,
@@ -84,17 +100,12 @@ class RequestMiddleware:
         )
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+def _headers(scope: Scope, name: str) -> list[str]:
+    wanted = name.encode()
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == wanted]
 
 
 def _request_id(scope: Scope) -> str:
     """Take the caller's id where it is printable and at most 128 characters, else make one."""
-    sent = _header(scope, b"x-request-id")
+    sent = next(iter(_headers(scope, REQUEST_ID_HEADER)), "")
     return sent if _REQUEST_ID.fullmatch(sent) else str(uuid_utils.uuid7())
-
-
-def _trace(scope: Scope) -> dict[str, str]:
-    """Keep the W3C trace id for the log."""
-    match = _TRACEPARENT.fullmatch(_header(scope, b"traceparent"))
-    return {"trace_id": match[1]} if match else {}

@@ -327,6 +327,7 @@ class DecisionRecordResponse(DecisionSummaryOut):
     prompt_user: str
     policy_hash: str
     calibration: dict[str, Any] | None
+    judged_with: dict[str, Any] | None
     attempts: int
     hedged: bool
     input_tokens: int

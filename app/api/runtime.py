@@ -1,7 +1,8 @@
 """Hold what the endpoints work with; `app.main` makes it, once per process."""
 
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from fastapi import Depends, Request
 
@@ -15,6 +16,9 @@ from app.paper_desk import PaperDesk
 from app.service import DecisionService
 from app.settings import Settings
 from app.telemetry import Metrics
+
+EXPORT_READS: Final = 2
+"""Pages of exports that one process reads at once: decisions need the other connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class Runtime:
     paper_desk: PaperDesk
     metrics: Metrics
     warnings: tuple[str, ...]
+    export_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(EXPORT_READS))
 
 
 def runtime_of(request: Request) -> Runtime:

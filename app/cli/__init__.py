@@ -5,15 +5,16 @@ import sys
 from collections.abc import Sequence
 
 from app import __version__
-from app.cli import calibration, decide, demo, halt, keys, live, migrate, serve, settings, targets
+from app.cli import calibration, decide, demo, halt, keys, live, migrate, replay, serve, settings, targets
 from app.cli.errors import CommandError, ExitCode
 from app.db.embedded import EmbeddedPostgresError
 from app.db.engine import StoreUnavailable
 from app.settings import SettingsError
 
 EPILOG = """\
-exit codes: 0 done (a blocked or absent trade is an answer, not a failure); 2 usage, settings or input are wrong;
-3 the database or the service cannot be reached; 4 the service refused; 5 something is broken on our side"""
+exit codes: 0 done (a blocked or absent trade is an answer, not a failure); 1 a replay came out otherwise;
+2 usage, settings or input are wrong; 3 the database or the service cannot be reached; 4 the service refused;
+5 something is broken on our side"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"tradeverdict {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, serve, migrate, decide, calibration, settings, targets, keys, halt, live):
+    for command in (demo, serve, migrate, decide, calibration, replay, settings, targets, keys, halt, live):
         command.add_to(commands)
     options = parser.parse_args(arguments)
     try:

@@ -7,6 +7,7 @@ class ExitCode(IntEnum):
     """Tell a calling program how a command ended."""
 
     DONE = 0
+    DIFFERENT = 1
     BAD_INPUT = 2
     UNAVAILABLE = 3
     REFUSED = 4

@@ -107,7 +107,7 @@ async def create_key(
             _INSERT, public_id, name, _sha256(secret), list(scopes), list(accounts), expires_at
         )
     assert row is not None  # noqa: S101 (RETURNING of one row)
-    return IssuedKey(key=_key(row), token=f"{_PREFIX}_{public_id}_{secret}")
+    return IssuedKey(key=key_of_row(row), token=f"{_PREFIX}_{public_id}_{secret}")
 
 
 async def find_key(
@@ -125,7 +125,7 @@ async def find_key(
         row = await connection.fetchrow(_FIND, credentials.public_id, _sha256(credentials.secret), requests_per_minute)
     if row is None:
         return None, None
-    return _key(row), None if row["admitted"] else whole_seconds(row["seconds_left"])
+    return key_of_row(row), None if row["admitted"] else whole_seconds(row["seconds_left"])
 
 
 async def list_keys(pool: ConnectionPool) -> list[ApiKey]:
@@ -135,7 +135,7 @@ async def list_keys(pool: ConnectionPool) -> list[ApiKey]:
         StoreUnavailable: the store cannot be read.
     """
     async with pool.connection() as connection:
-        return [_key(row) for row in await connection.fetch(_LIST)]
+        return [key_of_row(row) for row in await connection.fetch(_LIST)]
 
 
 async def touch_key(pool: ConnectionPool, public_id: str) -> None:
@@ -163,7 +163,8 @@ def _sha256(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def _key(row: asyncpg.Record) -> ApiKey:
+def key_of_row(row: asyncpg.Record) -> ApiKey:
+    """Read a key off a row that has its columns."""
     columns = {field.name: row[field.name] for field in fields(ApiKey)}
     return ApiKey(
         **{**columns, "scopes": frozenset(map(Scope, row["scopes"])), "accounts": frozenset(row["accounts"])},

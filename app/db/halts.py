@@ -21,6 +21,7 @@ UPDATE halts SET lifted_at = clock_timestamp(), lifted_by = $2, lift_reason = $3
 WHERE account_id IS NOT DISTINCT FROM $1 AND lifted_at IS NULL RETURNING *
 """
 _LIST_IN_FORCE: Final = "SELECT * FROM halts WHERE lifted_at IS NULL ORDER BY halt_id DESC"
+_COUNT: Final = "SELECT state, count(*) AS halts FROM halts WHERE lifted_at IS NULL GROUP BY state"
 _LIST: Final = "SELECT * FROM halts ORDER BY halt_id DESC LIMIT $1"
 
 # Longer than a stuck holder keeps its locks (IDLE_IN_TRANSACTION_S), shorter than the client waits (UNANSWERED_S):
@@ -62,7 +63,7 @@ async def set_halt_in(
     await _hold_off_decisions(connection, account_id)
     row = await connection.fetchrow(_SET, account_id, state, reason, operator)
     assert row is not None  # noqa: S101 (RETURNING of one row)
-    return _halt(row)
+    return halt_of_row(row)
 
 
 async def lift_halt(pool: ConnectionPool, *, account_id: str | None, reason: str, operator: str) -> list[StoredHalt]:
@@ -75,7 +76,7 @@ async def lift_halt(pool: ConnectionPool, *, account_id: str | None, reason: str
     """
     async with pool.transaction() as connection:
         await _hold_off_decisions(connection, account_id)
-        return [_halt(row) for row in await connection.fetch(_LIFT, account_id, operator, reason)]
+        return [halt_of_row(row) for row in await connection.fetch(_LIFT, account_id, operator, reason)]
 
 
 async def list_halts(pool: ConnectionPool, *, lifted_too: bool = False, limit: int = 200) -> list[StoredHalt]:
@@ -86,7 +87,17 @@ async def list_halts(pool: ConnectionPool, *, lifted_too: bool = False, limit: i
     """
     async with pool.connection() as connection:
         rows = await (connection.fetch(_LIST, limit) if lifted_too else connection.fetch(_LIST_IN_FORCE))
-    return [_halt(row) for row in rows]
+    return [halt_of_row(row) for row in rows]
+
+
+async def count_halts(pool: ConnectionPool) -> dict[HaltState, int]:
+    """Count the halts in force by state; a state of which there is none is left out.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        return {HaltState(row["state"]): row["halts"] for row in await connection.fetch(_COUNT)}
 
 
 async def _hold_off_decisions(connection: Connection, account_id: str | None) -> None:
@@ -97,5 +108,6 @@ async def _hold_off_decisions(connection: Connection, account_id: str | None) ->
         await lock_account(connection, account_id=account_id)
 
 
-def _halt(row: asyncpg.Record) -> StoredHalt:
+def halt_of_row(row: asyncpg.Record) -> StoredHalt:
+    """Read a halt off its row."""
     return StoredHalt(**{**row, "state": HaltState(row["state"])})

@@ -35,6 +35,15 @@ WHERE api_key_id IS NOT DISTINCT FROM $1 AND cost_usd > 0
 # With a plain comparison each of the two can use the index.
 _COST_TODAY_OF_KEY: Final = _COST_TODAY.replace("IS NOT DISTINCT FROM", "=")
 _COST_TODAY_WITHOUT_KEY: Final = _COST_TODAY.replace("IS NOT DISTINCT FROM $1", "IS NULL AND account_id IS NOT NULL")
+_SPENT_TODAY: Final = """
+SELECT coalesce(sum(of_key.cost_usd), 0) AS total_usd, coalesce(max(of_key.charged_usd), 0) AS dearest_key_usd
+FROM (
+    SELECT sum(cost_usd) AS cost_usd, sum(cost_usd) FILTER (WHERE account_id IS NOT NULL) AS charged_usd
+    FROM model_calls
+    WHERE recorded_at >= date_trunc('day', statement_timestamp(), 'UTC')
+    GROUP BY api_key_id
+) AS of_key
+"""
 _COSTS: Final = """
 SELECT
     (recorded_at AT TIME ZONE 'UTC')::date AS day, target, model, api_key_id,
@@ -79,6 +88,17 @@ class CallCosts:
     cache_read_tokens: int
     cache_write_tokens: int
     cost_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """Hold what model calls have cost since midnight UTC: all of them, and those of the key that spent most; dollars.
+
+    Calls that kept targets warm are charged to no key.
+    """
+
+    total_usd: Decimal
+    dearest_key_usd: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +169,18 @@ async def cost_today_usd(pool: ConnectionPool, *, api_key_id: str | None) -> Dec
         if api_key_id is None:
             return Decimal(await connection.fetchval(_COST_TODAY_WITHOUT_KEY))
         return Decimal(await connection.fetchval(_COST_TODAY_OF_KEY, api_key_id))
+
+
+async def spending_today(pool: ConnectionPool) -> Spending:
+    """Add up today's ledger.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(_SPENT_TODAY)
+    assert row is not None  # noqa: S101 (an aggregate is one row)
+    return Spending(**row)
 
 
 async def read_costs(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 
 from app.db.account_state import state_from_json
-from app.db.engine import ConnectionPool
+from app.db.engine import ConnectionPool, StoreUnavailable
 from app.db.migrate import current_revision
 from app.db.records import DecisionRecord
 from app.db.vocabulary import StoredTextKind
@@ -88,6 +88,12 @@ class StoredEvent:
 _SUMMARY: Final = ", ".join(field.name for field in fields(DecisionSummary))
 _RECORD: Final = ", ".join(field.name for field in fields(DecisionRecord))
 _GET: Final = f"SELECT {_RECORD} FROM llm_decisions WHERE decision_id = $1"  # noqa: S608 (constants only)
+_LIST_RECORDS: Final = f"""
+SELECT {_RECORD} FROM llm_decisions
+WHERE (decided_at, decision_id) < ($1, $2) AND decided_at >= $3
+ORDER BY decided_at DESC, decision_id DESC LIMIT $4
+"""  # noqa: S608 (constants only)
+_GET_POLICY: Final = "SELECT body FROM policies WHERE hash = $1"
 _GET_PROMPT: Final = "SELECT hash, version, kind, body, created_at FROM prompts WHERE hash = $1"
 _GET_DECISION_PROMPT: Final = """
 SELECT account_id, template.version, prompt_hash, system_hash, system.body AS system, prompt_user AS user
@@ -99,6 +105,9 @@ WHERE decision_id = $1
 _LIST_EVENTS: Final = """
 SELECT event_id, event, at, recorded_at, body FROM decision_events WHERE decision_id = $1 ORDER BY sequence
 """
+_FIRST: Final = datetime(1900, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+_LAST_ID: Final = UUID(int=2**128 - 1)
 _TYPES: Final[Mapping[str, Callable[[Any], object]]] = {
     "mode": AccountMode,
     "action": Mode,
@@ -162,7 +171,7 @@ async def list_decisions(
     )
     async with pool.connection() as connection:
         rows = await connection.fetch(statement, *values)
-    return [DecisionSummary(**_typed(row)) for row in rows]
+    return [summary_of_row(dict(row)) for row in rows]
 
 
 async def get_decision(pool: ConnectionPool, decision_id: UUID) -> DecisionRecord | None:
@@ -173,7 +182,32 @@ async def get_decision(pool: ConnectionPool, decision_id: UUID) -> DecisionRecor
     """
     async with pool.connection() as connection:
         row = await connection.fetchrow(_GET, decision_id)
-    return None if row is None else DecisionRecord(**_typed(row))
+    return None if row is None else DecisionRecord(**_typed(dict(row)))
+
+
+async def list_records(
+    pool: ConnectionPool, *, since: datetime | None, after: DecisionRecord | None, limit: int
+) -> list[DecisionRecord]:
+    """List whole records decided at or after a time, newest first; `after` is the last one of the page before.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    before = (_LAST, _LAST_ID) if after is None else (after.decided_at, after.decision_id)
+    async with pool.connection() as connection:
+        rows = await connection.fetch(_LIST_RECORDS, *before, since or _FIRST, limit)
+    return [DecisionRecord(**_typed(dict(row))) for row in rows]
+
+
+async def get_policy(pool: ConnectionPool, policy_hash: str) -> str | None:
+    """Read a policy's canonical JSON by its hash, or None when there is none.
+
+    Raises:
+        StoreUnavailable: the store cannot be read.
+    """
+    async with pool.connection() as connection:
+        body: str | None = await connection.fetchval(_GET_POLICY, policy_hash)
+    return body
 
 
 async def get_prompt(pool: ConnectionPool, prompt_hash: str) -> StoredPrompt | None:
@@ -215,11 +249,22 @@ async def schema_revision(pool: ConnectionPool) -> str | None:
     Raises:
         StoreUnavailable: it does not answer.
     """
-    async with pool.connection() as connection:
-        return await current_revision(connection)
+    try:
+        async with pool.connection() as connection:
+            return await current_revision(connection)
+    except StoreUnavailable as error:
+        # The role that every connection takes on comes with the first migration of a server.
+        if isinstance(error.__cause__, asyncpg.InvalidParameterValueError):
+            return None
+        raise
 
 
-def _typed(row: asyncpg.Record) -> dict[str, Any]:
+def summary_of_row(row: Mapping[str, Any]) -> DecisionSummary:
+    """Read what a list shows of a decision off its columns."""
+    return DecisionSummary(**_typed(row))
+
+
+def _typed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Give columns the types of their record's fields."""
     return {
         column: _TYPES[column](value) if value is not None and column in _TYPES else value

@@ -23,6 +23,7 @@ class DecisionRecord:
     `request` is the body as received, `state` what the judge saw of the account, `response` the body as sent;
     `prompt_hash` and `system_hash` name stored texts, `prompt_user` is the part made for this decision.
     `decided_at` is the database clock at judging. `model_request_id` is the provider's, `request_id` ours.
+    `judged_with` is what else the judge and the answer were made of; None in decisions from before it was kept.
     """
 
     decision_id: UUID
@@ -61,6 +62,7 @@ class DecisionRecord:
     prompt_user: str
     policy_hash: str
     calibration: str | None
+    judged_with: str | None = None
     attempts: int
     hedged: bool
     input_tokens: int

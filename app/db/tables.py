@@ -158,6 +158,8 @@ llm_decisions = Table(
     Column("policy_hash", Text, ForeignKey("policies.hash"), nullable=False),
     # What the decider's record said of it when the judge ruled: like the state, part of what replays the decision.
     Column("calibration", JSON),
+    # The rest of it: buckets of the symbols at hand, and what the decider was. NULL before revision 0008.
+    Column("judged_with", JSON),
     Column("attempts", SmallInteger, nullable=False),
     Column("hedged", Boolean, nullable=False),
     Column("input_tokens", Integer, nullable=False),
@@ -417,6 +419,19 @@ rate_windows = Table(
     _time("started_at"),
     Column("requests", Integer, nullable=False),
     prefixes=["UNLOGGED"],
+)
+
+web_sessions = Table(
+    "web_sessions",
+    metadata,
+    # Who is signed in to the pages: a hash of the cookie, and the key that was shown. A session ends with its key.
+    Column("token_sha256", LargeBinary, primary_key=True),
+    Column("api_key_id", Text, ForeignKey("api_keys.public_id"), nullable=False),
+    _time("created_at", recorded=True),
+    _time("expires_at"),
+    _time("ended_at", nullable=True),
+    CheckConstraint("octet_length(token_sha256) = 32", name="token_sha256"),
+    CheckConstraint("expires_at > created_at", name="expires_at"),
 )
 
 decision_events = Table(
@@ -791,6 +806,7 @@ UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "live_confirmations": ("revoked_at", "revoked_by"),
     "idempotency_keys": ("state", "fence", "lease_until", "decision_id", "finished_at"),
     "rate_windows": ("started_at", "requests"),
+    "web_sessions": ("ended_at",),
     "forecasts": (
         "paper_state",
         "paper_outcome",

@@ -37,6 +37,7 @@ from app.llm.streaming import EVENT_STREAM, BrokenStreamError, EventReader, Stre
 from app.llm.targets import Target, TargetKind
 from app.llm.wire import FORMAT_NOTE, TOOL_NAME, decision_schema, judged_alike, tool_definition
 from app.settings import SHORTEST_SECRET
+from app.tracing import call_span
 
 if TYPE_CHECKING:
     import anthropic
@@ -155,9 +156,10 @@ class MessagesClient:
         """Close the connections."""
         await self._client.close()
 
-    def send(self, body: dict[str, Any], *, budget_s: float) -> Any:
+    def send(self, body: dict[str, Any], *, budget_s: float, headers: dict[str, str]) -> Any:
         """Give the SDK's context of one response that is read as it comes."""
-        return self._create(**body, timeout=self.http.Timeout(budget_s, connect=self.connect_s(budget_s)))
+        timeout = self.http.Timeout(budget_s, connect=self.connect_s(budget_s))
+        return self._create(**body, timeout=timeout, extra_headers=headers)
 
     def connect_s(self, budget_s: float) -> float:
         """Give the seconds that a connection may take."""
@@ -203,6 +205,7 @@ class Call:
         self._request_id: str | None = None
         self._status: int | None = None
         self._limit = asyncio.timeout(budget_s)
+        self._span = call_span("model call")
         self._task = asyncio.create_task(self._run())
         self._task.add_done_callback(self._settle)
 
@@ -293,7 +296,10 @@ class Call:
             return failed(ModelFailure.TIMEOUT, "no time was left to ask")
         client = self.client
         try:
-            async with self._limit, client.send(self._body, budget_s=self.budget_s) as response:
+            async with (
+                self._limit,
+                client.send(self._body, budget_s=self.budget_s, headers=self._span.headers()) as response,
+            ):
                 self._status = response.status_code
                 self._note_request_id(response.request_id)
                 return await self._receive(response)
@@ -393,6 +399,30 @@ class Call:
                     future.exception()  # it counts as seen, also where nobody waits for this one
         else:
             self._end(task.result())
+        if self._span.recording:
+            self._note_span(bug=not task.cancelled() and task.exception() is not None)
+        self._span.end()
+
+    def _note_span(self, *, bug: bool) -> None:
+        """Note of this call what the ledger will know too, but no text of the other side."""
+        if bug:
+            self._span.fail("bug")
+            return
+        account = self.account(since=self.started)
+        self._span.note(
+            target=account.target,
+            model=account.model,
+            outcome=account.outcome,
+            hedged=account.hedged,
+            cancelled=account.cancelled,
+            status=account.status,
+            input_tokens=account.input_tokens + account.cache_read_tokens + account.cache_write_tokens,
+            output_tokens=account.output_tokens,
+            cost_usd=float(account.cost_usd) if account.priced else None,
+            estimated=account.estimated,
+        )
+        if account.outcome not in (PROPOSED, CANCELLED):
+            self._span.fail(account.outcome)
 
     def _too_slow(self, error: Exception) -> Reading:
         elapsed_s, connect_s = self._elapsed_s(), self.client.connect_s(self.budget_s)

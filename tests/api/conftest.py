@@ -110,11 +110,12 @@ Serve = Callable[[FastAPI], AbstractContextManager[httpx2.Client]]
 @pytest.fixture
 def serve() -> Serve:
     """Run an app under uvicorn on a real socket, in a thread, and give a client of it."""
-    return _serve
+    return serving
 
 
 @contextmanager
-def _serve(app: FastAPI) -> Iterator[httpx2.Client]:
+def serving(app: FastAPI) -> Iterator[httpx2.Client]:
+    """Run an app under uvicorn on a real socket, in a thread, and give a client of it."""
     config = uvicorn.Config(
         app, host="127.0.0.1", port=0, http="httptools", loop="uvloop", ws="none", log_config=None, access_log=False
     )

@@ -1,6 +1,7 @@
 """Machines can ask whether the service lives, whether it can decide, and what it did."""
 
 import re
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -22,13 +23,12 @@ def test_a_process_without_its_store_lives_but_is_not_ready(offline: TestClient)
     problem_of(offline.get("/readyz"), ErrorCode.STORE_UNAVAILABLE)
 
 
-def test_a_database_that_was_never_migrated_is_not_ready(postgres: EmbeddedPostgres) -> None:
-    url = postgres.create_database("never_migrated")
-    try:
-        with client_of(create_app(settings_for(url), decider=FakeDecider())) as client:
-            answer = client.get("/readyz")
-    finally:
-        postgres.drop_database("never_migrated")
+def test_a_server_on_which_nothing_was_ever_migrated_is_not_ready(tmp_path: Path) -> None:
+    with (
+        EmbeddedPostgres(tmp_path) as server,
+        client_of(create_app(settings_for(server.create_database("new")), decider=FakeDecider())) as client,
+    ):
+        answer = client.get("/readyz")
 
     assert "tradeverdict migrate" in problem_of(answer, ErrorCode.MIGRATIONS_PENDING).detail
 

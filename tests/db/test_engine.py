@@ -54,8 +54,7 @@ async def test_a_service_that_starts_before_its_database_recovers_too(server: Em
             await schema_revision(pool)
         await asyncio.to_thread(server.start)
         # It answers, but was never migrated: the role that the service acts as does not exist.
-        with pytest.raises(StoreUnavailable, match='role "tradeverdict_app" does not exist'):
-            await schema_revision(pool)
+        assert await schema_revision(pool) is None
         await asyncio.to_thread(upgrade, url)
 
         assert await schema_revision(pool) == head_revision()

@@ -66,9 +66,11 @@ class Service:
 
 
 @asynccontextmanager
-async def service(database_url: str, folder: Path, **settings: object) -> AsyncIterator[Service]:
+async def service(
+    database_url: str, folder: Path, host: str = "127.0.0.1", port: int = 0, /, **settings: object
+) -> AsyncIterator[Service]:
     """A service that answers, without authentication and with the rules as decider unless the settings differ."""
-    started = await start(database_url, folder, **settings)
+    started = await start(database_url, folder, host, port, **settings)
     try:
         yield started
     finally:
@@ -90,8 +92,10 @@ async def services(count: int, database_url: str, folder: Path, **settings: obje
         )
 
 
-async def start(database_url: str, folder: Path, **settings: object) -> Service:
-    """Start a service on a free port and wait until it listens; its log lies in the folder."""
+async def start(
+    database_url: str, folder: Path, host: str = "127.0.0.1", port: int = 0, /, **settings: object
+) -> Service:
+    """Start a service, on a free port unless one is named, and wait until it listens; its log lies in the folder."""
     environment = {
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database_url,
@@ -103,7 +107,7 @@ async def start(database_url: str, folder: Path, **settings: object) -> Service:
     log = folder / f"service-{len(list(folder.glob('service-*.log')))}-{os.urandom(3).hex()}.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
-            [PROGRAM, "serve", "--port", "0"],
+            [PROGRAM, "serve", "--host", host, "--port", str(port)],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,

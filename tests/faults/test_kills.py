@@ -18,7 +18,7 @@ from tests.faults.processes import Service, ask, asking, full_or_quick, owner_of
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide
 
-KILLS = full_or_quick(20, 5)
+KILLS = full_or_quick(20, 3)
 CLIENTS = 16
 LEASE_S = 2
 DEADLINE_S = 1.5

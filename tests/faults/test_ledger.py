@@ -59,7 +59,7 @@ class Counting:
 
 
 async def test_the_ledger_is_what_the_stand_ins_counted(database_url: str, tmp_path: Path, figures: Figures) -> None:
-    decisions = full_or_quick(3000, 300)
+    decisions = full_or_quick(3000, 200)
     counting = [Counting("first", seed=3), Counting("second", seed=5)]
     first, second = (ModelServer(count) for count in counting)
 

@@ -21,7 +21,7 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import Service, full_or_quick, owner_of, service
 from tests.ledger import HAIKU, Foretold, keep
 
-KILLS = full_or_quick(6, 2)
+KILLS = full_or_quick(6, 1)
 PATIENCE_S = 20.0
 FIGURES = ("brier", "slope", "calibration_error", "e_value", "resolved", "pending")
 

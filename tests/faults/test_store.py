@@ -16,7 +16,7 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import Service, ask, full_or_quick, request, service
 from tests.faults.tcp_proxy import Fate, TcpProxy, first_commit
 
-STOPS = full_or_quick(10, 3)
+STOPS = full_or_quick(10, 2)
 CLIENTS = 8
 UP_S = 0.5
 DOWN_S = 0.3

@@ -36,7 +36,7 @@ from tests.db.builders import decision, forecast, stored
 from tests.properties.counts import CountReport
 from tests.recount import checked_statistics, statistics
 
-EXAMPLES: Final = 300 if os.environ.get("PROVE") == "1" else 60
+EXAMPLES: Final = 300 if os.environ.get("PROVE") == "1" else 40
 WEEK: Final = timedelta(days=7)
 FIRST_WEEK: Final = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday
 INTERVALS: Final = (timedelta(hours=1), timedelta(hours=4), timedelta(days=1))

@@ -191,7 +191,7 @@ def account_ids() -> Callable[[], str]:
 
 
 PROVE = os.environ.get("PROVE") == "1"
-REPLIES = 5000 if PROVE else 250
+REPLIES = 5000 if PROVE else 160
 UNMOVED = {"MODEL_BREAKER_FAILURES": 1000, "MODEL_WARM_EVERY_S": 0}
 """Settings of a service that asks the model once per request, whatever came of the requests before."""
 ENDLESS_DEADLINE_MS = 400
