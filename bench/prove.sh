@@ -21,9 +21,11 @@ for folder in tests/*/; do
 done
 prove ground tests/test_*.py
 
-printf '\n== calibration_scale\n'
-{ echo '$ .venv/bin/python bench/calibration_scale.py'; "${PYTEST%% *}" bench/calibration_scale.py 2>&1; } \
-  | tee docs/evidence/calibration_scale.txt
-[ "${PIPESTATUS[0]}" -eq 0 ] || failed+=(calibration_scale)
+# Speed and size, each measured side by side in one run; nothing of it is asserted.
+for bench in calibration_scale workers memory overhead judge client_import export_scale; do
+  printf '\n== %s\n' "$bench"
+  { echo "\$ .venv/bin/python bench/$bench.py"; "${PYTEST%% *}" "bench/$bench.py" 2>&1; } | tee "docs/evidence/$bench.txt"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || failed+=("$bench")
+done
 
 [ ${#failed[@]} -eq 0 ] || { echo "Failed: ${failed[*]}" >&2; exit 1; }
