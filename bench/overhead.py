@@ -3,8 +3,9 @@
     .venv/bin/python bench/overhead.py [--rounds 3] [--seconds 8] [--floor ../shared/bench]
 
 One run starts an embedded PostgreSQL with durable commits, a stand-in for the Messages API that answers at once, the
-floor and one worker of this service (keys, gates, audit and reservations on, log lines at level info). Both are asked
-turn and turn about, first by 16 clients on 16 accounts and then by 1 client: requests/s count of the former, the
+floor and one worker of this service (keys, gates, audit and reservations on, log lines at level info). Between them
+stands what the contract alone costs (bench/least_app.py), over either transport of the SDK. All are asked turn and
+turn about, first by 16 clients on 16 accounts and then by 1 client: requests/s count of the former, the
 median of the latter. Each account's requests propose a new symbol and the same one again, which is a duplicate while
 its reservation lives, so half of the answers are approved. Reservations live for a second: an account has about as
 many as a busy bot. Ratios count; absolute figures belong to the machine.
@@ -29,6 +30,7 @@ from string import ascii_uppercase
 from typing import NamedTuple
 
 import aiohttp
+import asyncpg
 import orjson
 import psutil
 
@@ -46,6 +48,12 @@ CLIENTS = 16
 ACCOUNTS = [f"bench-{number:02}" for number in range(CLIENTS)]
 WARM_UP_S = 4.0
 START_S = 30.0
+FLOOR = "floor"
+TRANSPORTS = ("httpx2", "aiohttp")
+LEAST_TABLE = """
+CREATE TABLE least_decisions (id uuid PRIMARY KEY, account_id text, request jsonb, response jsonb);
+GRANT SELECT, INSERT ON least_decisions TO tradeverdict_app
+"""
 FLOOR_PROGRAM, FLOOR_PAYLOAD = "floor_app.py", "payload_floor.json"
 SETTINGS = {
     "AUTH": "on",
@@ -190,7 +198,7 @@ async def floor(folder: Path, *, llm_url: str, database_url: str) -> AsyncIterat
     try:
         await listening(port)
         yield Peer(
-            name="floor",
+            name=FLOOR,
             url=f"http://127.0.0.1:{port}/decide",
             pid=process.pid,
             headers=JSON,
@@ -219,18 +227,52 @@ async def listening(port: int) -> None:
 
 
 @asynccontextmanager
-async def this_service(folder: Path, *, llm_url: str, database_url: str) -> AsyncIterator[Peer]:
-    """Run one worker of this service on a migrated database, with a key."""
+async def least(transport: str, *, llm_url: str, database_url: str) -> AsyncIterator[Peer]:
+    """Run what the contract alone costs, on a migrated database with a key."""
+    key = await prepared(database_url)
+    owner = await asyncpg.connect(database_url)
+    await owner.execute(LEAST_TABLE)
+    await owner.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "uvicorn", "bench.least_app:app", "--port", str(port), "--log-level", "critical"),
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "LLM_URL": llm_url, "PG_URL": database_url, "TRANSPORT": transport},
+    )
+    try:
+        await listening(port)
+        yield Peer(
+            name=f"least over {transport}",
+            url=f"http://127.0.0.1:{port}/decide",
+            pid=process.pid,
+            headers=JSON | {"authorization": f"Bearer {key}"},
+            bodies=of_the_service(),
+        )
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def prepared(database_url: str) -> str:
+    """Migrate a database and make a key for all accounts; give its token."""
     await asyncio.to_thread(upgrade, database_url)
     pool = await create_pool(database_url)
     key = await create_key(pool, name="bench", scopes=[Scope.DECIDE], accounts=[EVERY_ACCOUNT])
     await pool.close()
+    return key.token
+
+
+@asynccontextmanager
+async def this_service(folder: Path, *, llm_url: str, database_url: str) -> AsyncIterator[Peer]:
+    """Run one worker of this service on a migrated database, with a key."""
+    token = await prepared(database_url)
     async with service(database_url, folder, **asking(llm_url), **SETTINGS) as running:
         yield Peer(
             name="service",
             url=f"{running.base_url}/decide",
             pid=running.process.pid,
-            headers=JSON | {"authorization": f"Bearer {key.token}"},
+            headers=JSON | {"authorization": f"Bearer {token}"},
             bodies=of_the_service(),
         )
 
@@ -246,6 +288,9 @@ async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder:
             )
         else:
             print(f"There is no {FLOOR_PROGRAM} in the folder that --floor names: the service is measured alone.")
+        for transport in TRANSPORTS:
+            database_url = server.create_database(f"least_{transport}")
+            peers.append(await stack.enter_async_context(least(transport, llm_url=llm_url, database_url=database_url)))
         database_url = server.create_database("service")
         peers.append(await stack.enter_async_context(this_service(folder, llm_url=llm_url, database_url=database_url)))
         for peer in peers:
@@ -257,18 +302,18 @@ async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder:
                 peer.rates.append(many.rate)
                 peer.medians_ms.append(one.p50_ms)
                 print(
-                    f"round {turn + 1} {peer.name:8} {CLIENTS} clients {many.rate:5.0f}/s p50 {many.p50_ms:5.1f} ms "
+                    f"round {turn + 1} {peer.name:18} {CLIENTS} clients {many.rate:5.0f}/s p50 {many.p50_ms:5.1f} ms "
                     f"p99 {many.p99_ms:5.1f} ms, CPU {many.cpu_ms:4.2f} ms each, approved {many.approved:4.0%}; "
                     f"1 client p50 {one.p50_ms:5.2f} ms, CPU {one.cpu_ms:4.2f} ms each, approved {one.approved:4.0%}",
                     flush=True,
                 )
     for peer in peers:
-        print(f"{peer.name:8} {median(peer.rates):5.0f} requests/s, p50 {median(peer.medians_ms):5.2f} ms")
-    if len(peers) > 1:
-        base, ours = peers
+        print(f"{peer.name:18} {median(peer.rates):5.0f} requests/s, p50 {median(peer.medians_ms):5.2f} ms")
+    base = peers[0]
+    for peer in peers[1:] if base.name == FLOOR else ():
         print(
-            f"service / floor: requests/s {median(ours.rates) / median(base.rates):.2f} (to be 1.30 or more), "
-            f"p50 {median(ours.medians_ms) / median(base.medians_ms):.2f} (to be 1.15 or less)"
+            f"{peer.name} / floor: requests/s {median(peer.rates) / median(base.rates):.2f} (wanted: 1.30 or more), "
+            f"p50 {median(peer.medians_ms) / median(base.medians_ms):.2f} (wanted: 1.15 or less)"
         )
 
 

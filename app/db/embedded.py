@@ -128,7 +128,9 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, *, template: str = "template1") -> str:
         """Create the database `name` as a copy of `template`, which nobody may be using; return its address."""
-        self._query(f'CREATE DATABASE "{_checked(name)}" TEMPLATE "{_checked(template)}"')
+        # Copying files is the faster way where nothing is written through to the disk.
+        strategy = "WAL_LOG" if self._durable else "FILE_COPY"
+        self._query(f'CREATE DATABASE "{_checked(name)}" TEMPLATE "{_checked(template)}" STRATEGY {strategy}')
         return self.url(name)
 
     def drop_database(self, name: str) -> None:

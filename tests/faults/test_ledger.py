@@ -17,7 +17,7 @@ from tests.faults.processes import full_or_quick
 from tests.llm.routes import streamed_decision
 from tests.model_server import Answer, ModelServer, Request, error, message, stream, tool_call
 
-RATE: Final = 40
+RATE: Final = 20
 PROBES_S: Final = 0.05
 KINDS: Final = {"well": 70, "late": 10, "529": 5, "500": 4, "refusal": 4, "max_tokens": 3, "reset": 2, "broken": 2}
 USAGE: Final = {
@@ -59,7 +59,7 @@ class Counting:
 
 
 async def test_the_ledger_is_what_the_stand_ins_counted(database_url: str, tmp_path: Path, figures: Figures) -> None:
-    decisions = full_or_quick(3000, 200)
+    decisions = full_or_quick(3000, 120)
     counting = [Counting("first", seed=3), Counting("second", seed=5)]
     first, second = (ModelServer(count) for count in counting)
 

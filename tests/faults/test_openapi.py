@@ -18,7 +18,7 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import PROGRAM, Service, full_or_quick, service
 
 ROOT = Path(__file__).parents[2]
-CASES_AN_OPERATION = full_or_quick(100, 10)
+CASES_AN_OPERATION = full_or_quick(100, 8)
 WALKS = full_or_quick(100, 30)
 LEAST_CASES = full_or_quick(1_500, 1_000)
 LEAST_STATEFUL = full_or_quick(300, 30)

@@ -82,7 +82,7 @@ async def steadily(decider: RoutedDecider, *, decisions: int, rate: float = RATE
 
 
 async def test_streaming_and_a_hedge_keep_a_slow_model_within_the_deadline(figures: Figures) -> None:
-    decisions = full_or_quick(3000, 150)
+    decisions = full_or_quick(3000, 100)
     runs: dict[str, Run] = {}
     ways = [("stream and hedge, two targets", True, 0.05, 2), ("neither", False, 0.0, 1)]
     if PROVE:
@@ -109,7 +109,7 @@ async def test_streaming_and_a_hedge_keep_a_slow_model_within_the_deadline(figur
 async def test_a_model_that_shows_nothing_before_its_numbers_is_hedged_by_its_answers(figures: Figures) -> None:
     server = ModelServer(SlowModel(seed=11, first_share=NUMBERS_SHARE))
     async with server, routed(server, server, streamed=True) as decider:
-        run = await steadily(decider, decisions=full_or_quick(3000, 100))
+        run = await steadily(decider, decisions=full_or_quick(3000, 75))
     figures("nothing before the numbers", **run.told())
 
     assert max(run.took_s) < BUDGET_S + SLACK_S

@@ -70,7 +70,7 @@ async def steadily(client: httpx2.AsyncClient, asked: Service, *, decisions: int
 async def test_a_decision_over_a_slow_model_is_in_time_and_has_a_proposal(
     database_url: str, tmp_path: Path, figures: Figures
 ) -> None:
-    decisions = full_or_quick(3000, 100)
+    decisions = full_or_quick(3000, 75)
     runs: dict[str, Run] = {}
     for name, streamed, share, targets in (("stream and hedge", True, 0.05, 2), ("neither", False, 0, 1)):
         folder = tmp_path / name.replace(" ", "-")
