@@ -20,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.auth import Identity
-from app.api.errors import ErrorCode
+from app.api.errors import ErrorCode, FieldError, invalid
 from app.api.openapi import BEARER, answers
 from app.api.runtime import caller, runtime_of
 from app.api.schemas import AccountId, Time
@@ -213,6 +213,10 @@ async def export(
     request: Request, identity: Annotated[Identity, caller(Scope.READ)], wanted: Annotated[ExportFilter, Query()]
 ) -> Response:
     """Export decisions and what became of them, one row each, oldest first; made while it is sent."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if again := sorted({name for name in names if names.count(name) > 1}):
+        # Of two accounts one would be left out without a word.
+        raise invalid([FieldError(field=name, message="must be sent once") for name in again])
     runtime = runtime_of(request)
     pages = decision_pages(
         runtime.pool,

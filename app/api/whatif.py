@@ -14,7 +14,7 @@ from uuid import UUID
 
 import orjson
 from fastapi import APIRouter, Request, Response
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from app.api.auth import Identity
 from app.api.body import read_json_body
@@ -47,7 +47,20 @@ OF_THE_PROPOSAL: Final = ("symbol", "direction")
 
 router = APIRouter(tags=["decisions"])
 
-LimitValue = Annotated[bool | int | float | Annotated[str, Field(max_length=40)], Field(union_mode="left_to_right")]
+
+def _in_one_line(value: object, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError as error:
+        # Else each kind that it could have been gives an error of its own.
+        raise ValueError("must be a number, true, false, or text of at most 40 characters") from error
+
+
+LimitValue = Annotated[
+    bool | int | float | Annotated[str, Field(max_length=40)],
+    Field(union_mode="left_to_right"),
+    WrapValidator(_in_one_line),
+]
 
 
 class WhatIfRequest(RequestModel):

@@ -252,6 +252,7 @@ def test_it_is_a_file_to_save(desk: Desk) -> None:
         ("limit=5", "limit"),
         ("from=2026-11-20T00:00:00Z&to=2026-11-19T00:00:00Z", ""),
         ("from=2026-11-20", "from"),
+        ("account=b-0&account=b-1", "account"),
     ],
 )
 def test_wrong_parameters_are_refused_by_name(offline: TestClient, query: str, named: str) -> None:

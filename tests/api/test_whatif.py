@@ -184,6 +184,8 @@ def test_it_is_no_ticket_and_leaves_no_trace(
         ({"policy": {"MIN_RISK_REWARD": "1e1"}}, "policy.MIN_RISK_REWARD"),
         ({"policy": {"TICKET_TTL_S": 1.5}}, "policy.TICKET_TTL_S"),
         ({"policy": {"SCALE_OUT": True}}, "policy.SCALE_OUT"),
+        ({"policy": {"MIN_RISK_REWARD": None}}, "policy.MIN_RISK_REWARD"),
+        ({"policy": {"MIN_RISK_REWARD": [2]}}, "policy.MIN_RISK_REWARD"),
         ({"policy": {"MIN_STOP_ATR": 6}}, "policy.MIN_STOP_ATR"),
         ({"policy": {"MAX_AGGRESSIVENESS_LEVEL": 0}}, "policy.MAX_AGGRESSIVENESS_LEVEL"),
         ({"policy": {"LIVE_ALLOWED": True}}, "policy.LIVE_ALLOWED"),

@@ -23,6 +23,8 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "rules.yml"
 START_S = 20.0
 SCRAPE_S = 0.5
+GATEWAY = "127.0.0.9"
+"""Stands for the gateway of Docker's network: who connects from it counts as who X-Forwarded-For says."""
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None or shutil.which("promtool") is None,
@@ -76,6 +78,7 @@ async def nginx(folder: Path, *, names: NameServer, replica_port: int) -> AsyncI
         ("resolver 127.0.0.11 ", f"resolver 127.0.0.1:{names.port} "),
         ("listen 8000;", f"listen 127.0.0.1:{port};"),
         ("set $replicas api:8000;", f"set $replicas api:{replica_port};"),
+        ("set_real_ip_from 172.16.0.0/12;", f"set_real_ip_from {GATEWAY};"),
         (" /tmp/", f" {folder}/"),
     ):
         assert here in text

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from app.cli.serve import SHUTDOWN_MARGIN_S
 from app.domain.policy import Policy
 from app.settings import COMPOSE_NAMES, SETTINGS, Settings
 from deploy.grafana.dashboard import dashboard, expressions, text
@@ -152,7 +153,7 @@ def test_the_service_gets_all_settings_and_only_the_password_of_its_role() -> No
     assert api["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
 
 
-def test_nginx_takes_bodies_as_large_as_the_service_and_waits_longer_than_any_decision() -> None:
+def test_nginx_takes_bodies_as_large_as_the_service_and_nothing_stops_within_any_decision() -> None:
     config = (DEPLOY / "nginx" / "nginx.conf").read_text()
     (largest,) = re.findall(r"client_max_body_size (\d+);", config)
     (wait_s,) = re.findall(r"proxy_read_timeout (\d+)s;", config)
@@ -161,3 +162,5 @@ def test_nginx_takes_bodies_as_large_as_the_service_and_waits_longer_than_any_de
     assert int(largest) == Settings().max_body_bytes
     assert str(largest) in config.split("@too_large {")[1]
     assert int(wait_s) * 1000 > longest_ms > Policy().decision_deadline_ms
+    (stops_s,) = re.findall(r"(\d+)s", SERVICES["api"]["stop_grace_period"])
+    assert int(stops_s) > longest_ms // 1000 + SHUTDOWN_MARGIN_S

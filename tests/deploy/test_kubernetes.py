@@ -19,6 +19,7 @@ import asyncpg
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 import app.web
 from app.cli.serve import SHUTDOWN_MARGIN_S
@@ -279,6 +280,22 @@ def test_the_settings_start_the_service_and_keep_it_closed(objects: list[Manifes
     assert settings.auth is Auth.ON
     assert settings.policy().live_allowed is False
     settings.require_safe_host("0.0.0.0")
+
+
+async def test_who_asks_over_the_ingress_is_not_its_controller(objects: list[Manifest]) -> None:
+    (trusted,) = service_container(objects)["env"]
+    seen: list[tuple[str, int]] = []
+
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append(scope["client"])
+
+    believing = ProxyHeadersMiddleware(app, trusted["value"])
+    headers = [(b"x-forwarded-for", b"6.6.6.6, 203.0.113.9")]
+    for address in ("10.1.2.3", "198.51.100.7"):
+        await believing({"type": "http", "client": (address, 1), "headers": headers}, None, None)  # type: ignore[arg-type]
+
+    assert trusted["name"] == "FORWARDED_ALLOW_IPS"
+    assert seen == [("203.0.113.9", 0), ("198.51.100.7", 1)]
 
 
 def test_the_container_serves_the_port_that_it_is_probed_on(objects: list[Manifest]) -> None:

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from app.settings import Settings
-from tests.deploy.local import free_port, name_server, needs_nginx, nginx
+from tests.deploy.local import GATEWAY, free_port, name_server, needs_nginx, nginx
 from tests.faults.processes import http_client
 
 pytestmark = needs_nginx
@@ -95,6 +95,53 @@ async def test_requests_are_shared_out_and_say_who_asked(tmp_path: Path) -> None
     assert (sent["x-forwarded-for"], sent["x-forwarded-proto"]) == ("127.0.0.1", "https")
     assert sent["host"] == sent["x-forwarded-host"] == host
     assert (unnamed["x-forwarded-proto"], len(unnamed["x-request-id"])) == ("http", 32)
+
+
+async def test_behind_another_server_of_this_machine_the_caller_is_who_that_one_saw(tmp_path: Path) -> None:
+    replica = Replica()
+    async with front(tmp_path, {FIRST: replica}, FIRST) as client:
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.base_url.port, local_addr=(GATEWAY, 0))
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Forwarded-For: 6.6.6.6, 9.9.9.9\r\n\r\n")
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    assert replica.headers["x-forwarded-for"] == "9.9.9.9"
+
+
+async def test_a_long_table_waits_for_its_reader_and_one_that_breaks_off_is_cut(tmp_path: Path) -> None:
+    piece, most, sent = b"8000\r\n" + b"x" * 0x8000 + b"\r\n", 2048, 0
+
+    async def export(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        for _ in range(most):
+            writer.write(piece)
+            await writer.drain()
+            sent += 1
+        # No last chunk: the table broke off.
+        writer.close()
+
+    port = free_port(FIRST)
+    server = await asyncio.start_server(export, FIRST, port)
+    async with (
+        server,
+        name_server(FIRST) as names,
+        nginx(tmp_path, names=names, replica_port=port) as address,
+        httpx2.AsyncClient(timeout=10, trust_env=False) as client,
+        client.stream("GET", f"{address}/decisions/export") as answer,
+    ):
+        before = -1
+        while before < sent:
+            before = sent
+            await asyncio.sleep(0.3)
+        waiting, kept = sent, sum(file.stat().st_size for file in (tmp_path / "proxy").rglob("*") if file.is_file())
+        with pytest.raises(httpx2.RemoteProtocolError):
+            async for _ in answer.aiter_raw():
+                pass
+
+    assert (waiting < most, kept, sent) == (True, 0, most)
 
 
 async def test_a_replica_that_refuses_connections_costs_no_request(tmp_path: Path) -> None:
