@@ -100,10 +100,12 @@ _CALLS_OF_DECISION: Final = f"""
 SELECT {_CALL} FROM model_calls WHERE decision_id = $1 ORDER BY started_ms, call_id LIMIT {MOST_CALLS}
 """  # noqa: S608 (constants)
 
-# $2 so many accounts are looked at, $3 of so many the document is read.
-_LATEST_OF_ACCOUNTS: Final = """
+# $2 so many accounts are looked at, $3 of so many the document is read. A headline or a thesis may hold an escaped NUL,
+# at which PostgreSQL would refuse to read anything in its document.
+_LATEST_OF_ACCOUNTS: Final = r"""
 SELECT newest.account_id, decision_id, mode, as_of, decision.decided_at,
-    response -> 'risk_state' AS risk_state, request -> 'account' ->> 'equity' AS equity
+    replace(response::text, '\u0000', '\ufffd')::json -> 'risk_state' AS risk_state,
+    replace(request::text, '\u0000', '\ufffd')::json -> 'account' ->> 'equity' AS equity
 FROM (
     SELECT account.account_id, latest.* FROM (
         SELECT account_id FROM accounts WHERE $1::text[] IS NULL OR account_id = ANY ($1) ORDER BY account_id LIMIT $2
@@ -117,7 +119,7 @@ ORDER BY newest.decided_at DESC
 """
 _HALTS: Final = """
 SELECT * FROM halts WHERE $1::text[] IS NULL OR account_id IS NULL OR account_id = ANY ($1)
-ORDER BY lifted_at IS NULL DESC, halt_id DESC LIMIT $2
+ORDER BY lifted_at IS NULL DESC, lifted_at IS NULL AND account_id IS NULL DESC, halt_id DESC LIMIT $2
 """
 _HALTS_IN_FORCE: Final = """
 SELECT * FROM halts
@@ -323,7 +325,7 @@ async def halts_in_force(pool: ConnectionPool, *, accounts: Collection[str] | No
 
 
 async def latest_halts(pool: ConnectionPool, *, accounts: Collection[str] | None) -> list[StoredHalt]:
-    """Read the halts in force and the latest that were lifted, of some accounts (None: of any).
+    """Read the halts in force, those of all accounts first, and the latest that were lifted (accounts None: of any).
 
     Raises:
         StoreUnavailable: the store cannot be read.

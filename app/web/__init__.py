@@ -9,8 +9,8 @@ The rules of the pages:
 
 from fastapi import APIRouter
 
-from app.web import calibration, decisions, exposure, gates, halts, model, signing, static
+from app.web import calibration, decisions, exposure, gates, halts, model, signing, static, unknown
 
 router = APIRouter(include_in_schema=False)
-for part in (decisions, calibration, gates, model, exposure, halts, signing, static):
+for part in (decisions, calibration, gates, model, exposure, halts, signing, static, unknown):
     router.include_router(part.router)

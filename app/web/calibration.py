@@ -20,7 +20,7 @@ from app.domain.brier_history import BrierPoint, brier_history
 from app.domain.calibration import Report, calibration_report
 from app.domain.outcome import ForecastKind
 from app.web.page import render_page
-from app.web.periods import DAYS, Days, choose
+from app.web.periods import DAYS, Account, Days, choose
 from app.web.site import PageError, PageRoute, site_of
 from app.web.visitor import Visitor, visitor
 
@@ -53,7 +53,7 @@ async def calibration(  # noqa: PLR0917 (called by name)
     request: Request,
     visitor: Annotated[Visitor, visitor(KeyScope.READ)],
     days: Days = DAYS[0],
-    account: Annotated[str, Query(max_length=64)] = "",
+    account: Account = "",
     decider: Annotated[str, Query(max_length=200)] = "",
     forecast: str = ForecastKind.P_WIN,
     source: str = Source.ALL,

@@ -25,12 +25,12 @@ from app.domain.gate_effects import gate_of
 from app.domain.verdict import Verdict
 from app.web.bars import Bar, observed_bar, share_bar
 from app.web.page import render_page, standing_halts
+from app.web.periods import Account
 from app.web.rendering import TEMPLATES
 from app.web.site import PageError, PageRoute, site_of
 from app.web.visitor import Visitor, visitor
 
 PAGE: Final = 50
-LONGEST_NAME: Final = 64
 MOST_EVENTS: Final = 200
 MOST_NEWS: Final = 50
 NOT_FIGURES: Final = ("symbol", "bars", "buckets")
@@ -63,9 +63,6 @@ def _filter(account: str, verdict: str) -> DecisionFilter:
         raise PageError(404, "Not found", "There is no such verdict.") from error
 
 
-Account = Annotated[str, Query(max_length=LONGEST_NAME)]
-
-
 @router.get("/")
 async def start(
     request: Request,
@@ -91,7 +88,7 @@ async def start(
         verdicts=list(Verdict),
         accounts=visitor.accounts(),
         is_first=not before,
-        older=None if page.following is None else "/" + wanted.query(before=str(page.following)),
+        older=_older(wanted, page),
         newest="/" + wanted.query(),
         latest="/ui/latest" + wanted.query(),
     )
@@ -100,10 +97,16 @@ async def start(
 @router.get("/ui/latest")
 async def latest(request: Request, visitor: Reader, account: Account = "", verdict: str = "") -> Response:
     """Give the rows of the first page and the halts above it, as the page itself would have them now."""
-    page = await _page(request, visitor, _filter(account, verdict), NEWEST)
+    wanted = _filter(account, verdict)
+    page = await _page(request, visitor, wanted, NEWEST)
     rows = TEMPLATES.get_template("_decision_rows.html").render(page=page)
     halts = TEMPLATES.get_template("_halt_banner.html").render(halts=await standing_halts(site_of(request), visitor))
-    return JSONResponse({"rows": rows, "halts": halts})
+    return JSONResponse({"rows": rows, "halts": halts, "older": _older(wanted, page)})
+
+
+def _older(wanted: DecisionFilter, page: DecisionPage) -> str | None:
+    """Give the address of what lies below a page; None where nothing does."""
+    return None if page.following is None else "/" + wanted.query(before=str(page.following))
 
 
 async def _page(request: Request, visitor: Visitor, wanted: DecisionFilter, before: Cursor) -> DecisionPage:

@@ -5,12 +5,13 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app.db.pages import MOST_ACCOUNTS, AccountRisk, latest_risks
 from app.db.vocabulary import Scope
 from app.web.bars import Bar, observed_bar
 from app.web.page import render_page
+from app.web.periods import Account
 from app.web.site import PageRoute, site_of
 from app.web.visitor import Visitor, visitor
 
@@ -31,7 +32,7 @@ class AccountExposure:
 async def exposure(
     request: Request,
     visitor: Annotated[Visitor, visitor(Scope.READ)],
-    account: Annotated[str, Query(max_length=64)] = "",
+    account: Account = "",
 ) -> Response:
     """Show the accounts that asked last, or one."""
     site = site_of(request)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from app.db.funnel import decision_funnel
 from app.db.statistics import Scope, Window, read_gates
@@ -10,7 +10,7 @@ from app.db.vocabulary import Scope as KeyScope
 from app.domain.gate_effects import BlockedForecasts, effects_by_gate, gate_of
 from app.web.bars import share_bar
 from app.web.page import render_page
-from app.web.periods import DAYS, Days
+from app.web.periods import DAYS, Account, Days
 from app.web.site import PageRoute, site_of
 from app.web.visitor import Visitor, visitor
 
@@ -22,7 +22,7 @@ async def gates(
     request: Request,
     visitor: Annotated[Visitor, visitor(KeyScope.READ)],
     days: Days = DAYS[0],
-    account: Annotated[str, Query(max_length=64)] = "",
+    account: Account = "",
 ) -> Response:
     """Show the funnel, the gates and the codes of a window."""
     scope = Scope(accounts=visitor.accounts(account.strip() or None), window=Window(days=days))

@@ -9,6 +9,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
+from app.db import api_keys
 from app.db.halts import lift_halt, set_halt
 from app.db.pages import latest_halts
 from app.db.vocabulary import Scope
@@ -45,6 +46,13 @@ async def halts(request: Request, visitor: Reader) -> Response:
     return await _page(request, visitor)
 
 
+@router.get("/ui/halts/set")
+@router.get("/ui/halts/lift")
+async def form_by_address() -> Response:
+    """Lead back to the forms: a refused one leaves its address in the browser, and signing in leads on to it."""
+    return RedirectResponse("/ui/halts", status_code=303)
+
+
 @router.post("/ui/halts/set")
 async def set_by_form(request: Request, visitor: Admin) -> Response:
     """Halt: no replica approves anything for the account after the answer."""
@@ -76,6 +84,10 @@ async def lift_by_form(request: Request, visitor: Admin) -> Response:
         return await _page(request, visitor, refused=refused, form="resume", fields=fields)
     site: Site = site_of(request)
     lifted = await lift_halt(site.pool, account_id=account_id, reason=reason, operator=operator)
+    if not lifted:
+        # A name mistyped must not pass for an account that trades again.
+        nothing = FormRefused("whose" if account_id is None else "account", "No such halt is in force.")
+        return await _page(request, visitor, refused=nothing, form="resume", fields=fields)
     log.warning("resumed", account_id=account_id, halts=len(lifted), operator=operator, api_key_id=_key_id(visitor))
     return RedirectResponse("/ui/halts", status_code=303)
 
@@ -118,6 +130,8 @@ def _account(visitor: Visitor, fields: dict[str, str]) -> str | None:
     if whose != ONE_ACCOUNT:
         raise FormRefused("whose", "Choose every account, or one.")
     account_id = _text(fields, "account")
+    if account_id == api_keys.EVERY_ACCOUNT:
+        raise FormRefused("account", "For every account make the other choice.")
     if not visitor.may_see(account_id):
         raise PageError(403, "Not for this key", f"The key is not for account {account_id}.")
     return account_id

@@ -163,7 +163,10 @@ def _is_own_origin(request: Request) -> bool:
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    except ValueError:
+        return False
 
 
 def _is_encrypted(request: Request) -> bool:
@@ -172,7 +175,7 @@ def _is_encrypted(request: Request) -> bool:
 
 
 def _sign_in_path(request: Request) -> str:
-    if request.method != "GET" or request.url.path == "/":
+    if request.url.path == "/":
         return "/sign-in"
     asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
     return f"/sign-in?next={quote(asked, safe='')}"

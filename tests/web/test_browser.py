@@ -278,6 +278,28 @@ def test_new_decisions_appear_without_a_reload(browser: Browser, desk: Desk) -> 
         assert page.evaluate("window.stayed"), "the page must not have been loaded again"
 
 
+def test_what_arrives_leaves_no_gap_before_the_older_page(browser: Browser, desk: Desk) -> None:
+    with visiting(browser, desk.client) as (page, _):
+        first = "<tr data-id='new-0'><td>new</td></tr>"
+        open_page(page, "/")
+        shown = page.locator("#decisions tr").evaluate_all("rows => rows.map(row => row.outerHTML)")
+        following = page.locator("#older").get_attribute("href")
+        latest: dict[str, Any] = {"halts": "", "rows": "".join([first, *shown[:49]]), "older": "/?before=first"}
+        page.route("**/ui/latest*", lambda route: route.fulfill(json=latest))
+        page.locator("tr[data-id='new-0']").wait_for()
+        one = (page.locator("#decisions tr").count(), page.locator("#older").get_attribute("href"))
+        latest |= {
+            "rows": "".join(f"<tr data-id='more-{number}'></tr>" for number in range(50)),
+            "older": "/?before=last",
+        }
+        page.locator("tr[data-id='more-0']").wait_for(state="attached")
+
+        assert following not in (None, "/?before=first")
+        assert one == (50, "/?before=first")
+        assert page.locator("tr[data-id^='more-']").count() == page.locator("#decisions tr").count() == 50
+        assert page.locator("#older").get_attribute("href") == "/?before=last"
+
+
 def test_without_scripts_a_page_says_the_same(browser: Browser, desk: Desk) -> None:
     context = browser.new_context(base_url=str(desk.client.base_url), java_script_enabled=False)
     page = context.new_page()

@@ -91,6 +91,7 @@ class TestHalting:
             ({"reason": " "}, "This is needed."),
             ({"operator": ""}, "This is needed."),
             ({"account": ""}, "This is needed."),
+            ({"account": "*"}, "For every account make the other choice."),
             ({"reason": "x" * 501}, "At most 500 characters, on one line."),
             ({"operator": "A\u202eB"}, "At most 100 characters, on one line."),
             ({"state": "asleep"}, "Choose what is to stop."),
@@ -112,6 +113,30 @@ class TestHalting:
 
         assert send(admin, "lift", RESUME, confirmation="HALT").status_code == 422
         assert len(execute(shared_database_url, IN_FORCE)) == 1
+
+    def test_is_not_resumed_by_another_name_and_says_so(self, admin: TestClient, shared_database_url: str) -> None:
+        send(admin, "set", HALT)
+        mistyped = send(admin, "lift", RESUME, account="desk-l")
+        first, second = send(admin, "lift", RESUME), send(admin, "lift", RESUME)
+
+        assert mistyped.status_code == 422
+        assert "No such halt is in force." in mistyped.text
+        assert 'value="desk-l"' in mistyped.text, "what was typed stays"
+        assert (first.status_code, second.status_code) == (303, 422), "of two tabs one resumes"
+        assert "There is nothing to resume." in second.text
+
+    def test_of_every_account_is_listed_before_any_number_of_others(
+        self, admin: TestClient, shared_database_url: str
+    ) -> None:
+        send(admin, "set", HALT, whose="every", account="", reason="flash crash")
+        send(admin, "set", HALT)
+        execute(
+            shared_database_url,
+            "INSERT INTO halts (account_id, state, reason, operator) "
+            "SELECT 'desk-1', 'halted', 'one by one', 'Ana' FROM generate_series(1, 60)",
+        )
+
+        assert "Since ■ halted every account flash crash" in text_of(admin.get("/ui/halts"))
 
 
 class TestAKeyThat:

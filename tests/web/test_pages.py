@@ -19,7 +19,9 @@ from app.db.pages import DecisionPage, page_of_decisions
 from app.db.vocabulary import Scope
 from app.domain.verdict import Verdict
 from app.main import create_app
+from app.web.decisions import PAGE
 from tests.api.conftest import client_of, execute, on_database, serving, settings_for
+from tests.builders import a_request
 from tests.fakes import FakeDecider
 from tests.web.conftest import Issue, signed_in, text_of
 from tests.web.trading import HOSTILE, HOSTILE_ACCOUNT, Trading, history, today
@@ -50,7 +52,7 @@ def empty(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[httpx2
 def told(open_client: TestClient) -> dict[str, dict[str, Any]]:
     """A decision of each kind, after some days of trading."""
     trading = Trading(open_client, open_client.decider)  # type: ignore[attr-defined]
-    history(trading, days=8)
+    history(trading, days=14)
     return today(trading)
 
 
@@ -87,6 +89,7 @@ class TestTheListOfDecisions:
         seen: list[str] = []
         path: str | None = "/?verdict=approved"
         unfiltered: list[str] = []
+        assert len(rows) > PAGE, "there is more than one page"
         older: str | None = "/"
         while older is not None:
             page = open_client.get(older).text
@@ -121,6 +124,10 @@ class TestTheListOfDecisions:
     def test_has_no_page_for_nonsense(self, open_client: TestClient, query: str) -> None:
         assert open_client.get(f"/?{query}").status_code == 404
 
+    @pytest.mark.parametrize("path", ["/", "/ui/latest", "/ui/calibration", "/ui/gates", "/ui/exposure"])
+    def test_has_no_account_whose_name_cannot_be_written(self, open_client: TestClient, path: str) -> None:
+        assert open_client.get(f"{path}?account=a%00b").status_code == 404, "not a database that does not answer"
+
     def test_has_nothing_before_the_beginning(self, open_client: TestClient) -> None:
         assert ids_of(open_client.get("/?before=0-" + "0" * 32).text) == []
 
@@ -128,6 +135,8 @@ class TestTheListOfDecisions:
         document = open_client.get("/ui/latest?account=desk-1").json()
 
         assert ids_of(document["rows"])[0] == told["approved"]["decision_id"]
+        assert document["older"] is None
+        assert open_client.get("/ui/latest").json()["older"] == _older(open_client.get("/").text) is not None
         assert document["halts"].strip() == ""
 
     def test_looks_for_a_rare_verdict_in_bounded_steps_and_misses_none(
@@ -165,7 +174,7 @@ APPROVED = "SELECT FROM llm_decisions WHERE verdict = 'approved'"
 
 
 def _older(page: str) -> str | None:
-    match = re.search(r'<a href="([^"]*)" rel="next">', page)
+    match = re.search(r'<a id="older" href="([^"]*)" rel="next">', page)
     return None if match is None else unescape(match[1])
 
 
@@ -268,6 +277,16 @@ class TestTheOtherPages:
         assert "MODEL_TIMEOUT 1" in said
         assert "fake fake-1" in said
         assert "Deadline 1,500 ms" in said
+
+    def test_exposure_is_shown_whatever_the_news_holds(
+        self, open_client: TestClient, told: dict[str, dict[str, Any]]
+    ) -> None:
+        news = [{"headline": headline} for headline in ("a\0b", r"a\u0000b", r"a\\u0000b")]
+        answer = open_client.post("/decide", json=a_request(account={"id": "odd", "equity": 81_234}, news=news))
+        page = open_client.get("/ui/exposure?account=odd")
+
+        assert answer.status_code == 200
+        assert "Equity $81,234.00" in text_of(page)
 
     def test_exposure_names_what_is_over_its_limit(
         self, open_client: TestClient, told: dict[str, dict[str, Any]]

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from http.cookies import SimpleCookie
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -45,7 +46,8 @@ class TestWithoutASession:
     def test_nothing_can_be_posted(self, guarded: TestClient, path: str, shared_database_url: str) -> None:
         answer = guarded.post(path, data={"whose": "every", "state": "halted", "confirmation": "HALT"})
 
-        assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={quote(path, safe='')}")
+        assert guarded.get(path).headers["location"] == "/ui/halts", "signing in leads back to the forms"
         assert execute(shared_database_url, "SELECT FROM halts WHERE operator = ''") == []
 
     def test_a_made_up_cookie_is_no_session(self, guarded: TestClient) -> None:
@@ -157,6 +159,18 @@ class TestSigningIn:
 
         assert (before, guarded.get("/").status_code) == (200, 303)
 
+    def test_ends_when_its_key_expires(self, guarded: TestClient, issue: Issue, shared_database_url: str) -> None:
+        key = issue(Scope.READ, expires_at=datetime.now(UTC) + timedelta(hours=1))
+        signed_in(guarded, key)
+        before = guarded.get("/").status_code
+        execute(
+            shared_database_url,
+            "UPDATE api_keys SET expires_at = now() - interval '1 s' WHERE public_id = $1",
+            key.key.public_id,
+        )
+
+        assert (before, guarded.get("/").status_code) == (200, 303)
+
     def test_ends_by_itself(self, guarded: TestClient, issue: Issue, shared_database_url: str) -> None:
         key = issue(Scope.READ)
         signed_in(guarded, key)
@@ -199,8 +213,13 @@ class TestForms:
 
     @pytest.mark.parametrize(
         "headers",
-        [{"origin": "https://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
-        ids=["origin", "opaque origin", "fetch metadata"],
+        [
+            {"origin": "https://evil.example"},
+            {"origin": "null"},
+            {"origin": "http://["},
+            {"sec-fetch-site": "cross-site"},
+        ],
+        ids=["origin", "opaque origin", "no address at all", "fetch metadata"],
     )
     def test_from_elsewhere_are_refused_even_with_the_token(
         self, guarded: TestClient, issue: Issue, headers: dict[str, str]
@@ -244,14 +263,12 @@ class TestRateLimits:
 
 
 class TestEveryAnswer:
-    @pytest.mark.parametrize("path", ["/sign-in", "/", DECISION, "/ui/nothing-here/", "/ui/static/0/app.css"])
+    @pytest.mark.parametrize("path", ["/sign-in", "/", DECISION, "/ui", "/ui/nothing-here/", "/ui/static/0/app.css"])
     def test_is_kept_safe_by_its_headers(self, guarded: TestClient, issue: Issue, path: str) -> None:
         signed_in(guarded, issue(Scope.READ))
         answer = guarded.get(path)
-        if path == "/ui/nothing-here/":
-            assert answer.headers["content-type"] == "application/problem+json"
-            return
 
+        assert answer.headers["content-type"].startswith(("text/html", "text/css")), "people read no problem documents"
         assert answer.headers["content-security-policy"] == CONTENT_SECURITY_POLICY
         assert "unsafe" not in CONTENT_SECURITY_POLICY
         assert answer.headers["x-content-type-options"] == "nosniff"

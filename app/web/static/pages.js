@@ -12,6 +12,7 @@ function follow() {
   const text = document.getElementById("live-text");
   const toggle = document.getElementById("live-toggle");
   const status = document.getElementById("live-status");
+  const older = document.getElementById("older");
   const most = Math.max(50, rows ? rows.rows.length : 0);
   let paused = false;
 
@@ -20,7 +21,7 @@ function follow() {
     if (text.textContent !== words) text.textContent = words;
   }
 
-  function take(html) {
+  function take(html, below) {
     const fresh = document.createElement("tbody");
     fresh.innerHTML = html; // rendered and escaped by the same template as the page
     if (!rows) {
@@ -29,11 +30,17 @@ function follow() {
     }
     const known = new Set([...rows.rows].map((row) => row.dataset.id));
     const arrived = [...fresh.rows].filter((row) => !known.has(row.dataset.id));
+    // More came at once than a page holds: what lies between is a page further on, and no gap in this one.
+    if (arrived.length && arrived.length === fresh.rows.length) rows.replaceChildren();
     for (const row of arrived.reverse()) {
       row.classList.add("arrived");
       rows.prepend(row);
     }
     while (rows.rows.length > most) rows.rows[rows.rows.length - 1].remove();
+    if (arrived.length && below) {
+      older.href = below;
+      older.hidden = false;
+    }
     if (arrived.length) {
       status.textContent = arrived.length === 1 ? "One new decision." : `${arrived.length} new decisions.`;
       document.querySelector(".nothing")?.remove();
@@ -50,7 +57,7 @@ function follow() {
         }
         if (!answer.ok) throw new Error(`status ${answer.status}`);
         const latest = await answer.json();
-        take(latest.rows);
+        take(latest.rows, latest.older);
         const halts = document.getElementById("halts");
         if (halts.dataset.shown !== latest.halts) {
           if (halts.dataset.shown !== undefined) halts.innerHTML = latest.halts;
