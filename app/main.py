@@ -312,5 +312,10 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
     app.include_router(pages)
     install_error_handlers(app)
     install_openapi(app)
-    app.add_middleware(RequestMiddleware, metrics=composition.metrics, tracing=composition.tracing)
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=composition.metrics,
+        tracing=composition.tracing,
+        local_only=settings.auth is Auth.OFF,
+    )
     return app

@@ -39,6 +39,7 @@ class ErrorCode(StrEnum):
     FORBIDDEN = "FORBIDDEN"
     NOT_FOUND = "NOT_FOUND"
     METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    FOREIGN_HOST = "FOREIGN_HOST"
     DECISION_NOT_EXECUTABLE = "DECISION_NOT_EXECUTABLE"
     DECISION_NOT_REPLAYABLE = "DECISION_NOT_REPLAYABLE"
     EVENT_CONFLICT = "EVENT_CONFLICT"
@@ -70,6 +71,7 @@ CATALOGUE: Final[Mapping[ErrorCode, tuple[int, str]]] = MappingProxyType(
         ErrorCode.FORBIDDEN: (403, "The key does not allow this"),
         ErrorCode.NOT_FOUND: (404, "There is nothing here"),
         ErrorCode.METHOD_NOT_ALLOWED: (405, "The method is not allowed here"),
+        ErrorCode.FOREIGN_HOST: (421, "The host asked for is not this one"),
         ErrorCode.DECISION_NOT_EXECUTABLE: (409, "The decision has no order"),
         ErrorCode.DECISION_NOT_REPLAYABLE: (409, "The decision cannot be judged again"),
         ErrorCode.EVENT_CONFLICT: (409, "The event id was used for another event"),
@@ -191,6 +193,13 @@ def problem_response(request_id: str, error: ApiError) -> Response:
     if error.errors:
         body["errors"] = [fault.model_dump() for fault in error.errors]
     return Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=error.headers)
+
+
+def foreign_host() -> ApiError:
+    """Say that a request names a host by which a service without keys does not go."""
+    return ApiError(
+        ErrorCode.FOREIGN_HOST, "Without keys (AUTH=off) only an address, or a name of this machine, is answered."
+    )
 
 
 def shutting_down() -> ApiError:

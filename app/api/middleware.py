@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from ipaddress import ip_address
 from time import perf_counter
 from typing import Final
 
@@ -10,7 +11,7 @@ import uuid_utils
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import internal_error, problem_response, shutting_down
+from app.api.errors import foreign_host, internal_error, problem_response, shutting_down
 from app.telemetry import Metrics
 from app.tracing import REQUEST_ID_HEADER, TRACEPARENT_HEADER, Span, Tracing
 
@@ -28,10 +29,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class RequestMiddleware:
-    """Wrap the whole app (pure ASGI: nothing is buffered)."""
+    """Wrap the whole app (pure ASGI: nothing is buffered).
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing) -> None:
+    `local_only`: without keys, whoever reaches this host may do anything, so only its own names are answered.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, tracing: Tracing, local_only: bool) -> None:
         self._app = app
+        self._local_only = local_only
         self._metrics = metrics
         self._tracing = tracing
 
@@ -62,7 +67,10 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            if self._local_only and not _is_local(scope):
+                await problem_response(request_id, foreign_host())(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
         except ClientDisconnect:
             status = CLIENT_CLOSED
         except asyncio.CancelledError:
@@ -98,6 +106,20 @@ class RequestMiddleware:
             latency_ms=round(seconds * 1000, 3),
             api_key_id=scope["state"].get("api_key_id"),
         )
+
+
+def _is_local(scope: Scope) -> bool:
+    """Tell whether the host asked for is an address or a name without a domain, which no stranger's page has.
+
+    A page of another site whose name was made to lead to this machine (DNS rebinding) is asked for by that name.
+    """
+    host = next(iter(_headers(scope, "host")), "").lower()
+    name = host.partition("]")[0].removeprefix("[") if host.startswith("[") else host.partition(":")[0]
+    try:
+        ip_address(name)
+    except ValueError:
+        return "." not in name or name.endswith(".localhost")
+    return True
 
 
 def _headers(scope: Scope, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from structlog.typing import EventDict
 
 from app.api.errors import CATALOGUE, ErrorCode
 from app.main import create_app
+from app.settings import Auth
 from tests.api.conftest import NOWHERE, ClientWith, Serve, settings_for
 from tests.api.problems import fields_of, problem_of
 from tests.builders import a_request
@@ -19,6 +20,24 @@ from tests.fakes import FakeDecider
 )
 def test_an_unknown_path_is_not_found(offline: TestClient, path: str) -> None:
     problem_of(offline.get(path), ErrorCode.NOT_FOUND)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"]
+)
+def test_without_keys_a_strangers_name_of_this_host_is_refused(client_with: ClientWith, host: str) -> None:
+    guarded = client_with(auth=Auth.ON)
+
+    problem_of(client_with().get("/decisions", headers={"Host": host}), ErrorCode.FOREIGN_HOST)
+    problem_of(client_with().get("/healthz", headers={"Host": host}), ErrorCode.FOREIGN_HOST)
+    problem_of(guarded.get("/decisions", headers={"Host": host}), ErrorCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "[::1]:8000", "localhost:8000", "LOCALHOST", "desk", "bot.localhost"]
+)
+def test_without_keys_this_hosts_own_names_are_answered(client_with: ClientWith, host: str) -> None:
+    assert client_with().get("/decisions", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
