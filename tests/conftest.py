@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from app.db.embedded import EmbeddedPostgres
 
-settings.register_profile("quick", max_examples=80, deadline=None, derandomize=True)
+settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile("prove", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("prove" if os.environ.get("PROVE") == "1" else "quick")
 
