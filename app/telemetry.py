@@ -8,9 +8,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextvars import ContextVar
 from decimal import Decimal
-from typing import Final, Protocol
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TextIO, TypeVar
 
 import orjson
 import structlog
@@ -39,6 +41,12 @@ _SECRET_SHAPES: Final = re.compile(
     r"|(?<=\bsk-ant-)[A-Za-z0-9_-]+"  # keys of the Messages API
     r"|(?<=://)[^/@\s\"]+(?=@)"  # user and password in a URL
 )
+_SECRET_BEGINNINGS: Final = ("tv_", "sk-ant-", "://")
+"""No line without one of these holds a secret's shape."""
+
+_request: ContextVar[Mapping[str, str | None]] = ContextVar("request", default=MappingProxyType({}))
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
 
 
 class DeciderUse(Protocol):
@@ -88,25 +96,46 @@ class CalibrationFigures(Protocol):
     def derated(self) -> bool: ...
 
 
+class _Children(dict[tuple[str, ...], _Metric]):
+    """Keep what a metric counts for each combination of its labels: the library finds it more slowly than it counts."""
+
+    def __init__(self, metric: _Metric) -> None:
+        super().__init__()
+        self._metric: _Metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> _Metric:
+        child: _Metric = self._metric.labels(*labels)
+        self[labels] = child
+        return child
+
+
 class Metrics:
     """Hold one process's metrics in a registry of their own."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._decisions = self._counter("decisions", "Decisions recorded", "verdict", "reason")
-        self._gate_blocks = self._counter("gate_blocks", "Blocks by gate, of the reported candidate", "gate", "code")
-        self._model_failures = self._counter("model_failures", "Deciders' failures", "code")
-        self._model_cost = self._counter("model_cost_usd", "Dollars spent on model calls", "decider")
+        self._decisions = _Children(self._counter("decisions", "Decisions recorded", "verdict", "reason"))
+        self._gate_blocks = _Children(
+            self._counter("gate_blocks", "Blocks by gate, of the reported candidate", "gate", "code")
+        )
+        self._model_failures = _Children(self._counter("model_failures", "Deciders' failures", "code"))
+        self._model_cost = _Children(self._counter("model_cost_usd", "Dollars spent on model calls", "decider"))
         self._unprotected_fills = self._counter("unprotected_fills", "Fills that put their account in reduce_only")
-        self._model_calls = self._counter("model_calls", "Calls of model targets that have ended", "target", "outcome")
-        self._model_call_seconds = self._histogram("model_call_seconds", "Time of one call of a target", "target")
-        self._target_cost = self._counter("target_cost_usd", "Dollars spent on calls of a target", "target")
-        self._tokens = self._counter("model_tokens", "Tokens of calls of a target", "target", "kind")
+        self._model_calls = _Children(
+            self._counter("model_calls", "Calls of model targets that have ended", "target", "outcome")
+        )
+        self._model_call_seconds = _Children(
+            self._histogram("model_call_seconds", "Time of one call of a target", "target")
+        )
+        self._target_cost = _Children(self._counter("target_cost_usd", "Dollars spent on calls of a target", "target"))
+        self._tokens = _Children(self._counter("model_tokens", "Tokens of calls of a target", "target", "kind"))
         self._breakers = self._gauge("target_breaker", "1 at the state of the target's breaker", "target", "state")
-        self._requests = self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
+        self._requests = _Children(
+            self._counter("http_requests", "HTTP requests answered", "method", "route", "status")
+        )
         self._decision_seconds = self._histogram("decision_seconds", "Time of one whole decision")
-        self._model_seconds = self._histogram("model_seconds", "Time of one use of the decider", "decider")
+        self._model_seconds = _Children(self._histogram("model_seconds", "Time of one use of the decider", "decider"))
         series = ("decider", "window")
         self._brier = self._gauge("brier_score", "Brier score of p_win", *series)
         self._slope = self._gauge("calibration_slope", "Cov(p, y) / Var(p) of p_win: 1 is calibrated", *series)
@@ -122,7 +151,7 @@ class Metrics:
         self._cost_today = self._gauge("cost_today_usd", "Dollars of all model calls since midnight UTC")
         self._dearest_key = self._gauge("dearest_key_cost_today_usd", "Dollars of the key that spent most since then")
         for code in ModelFailure:
-            self._model_failures.labels(code)  # from zero on, so that the first failure is seen as an increase
+            self._model_failures[(code,)]  # from zero on, so that the first failure is seen as an increase
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"tradeverdict_{name}", meaning, labels, registry=self._registry)
@@ -135,24 +164,26 @@ class Metrics:
 
     def record_decision(self, *, judgement: Judgement, call: DeciderUse, elapsed_s: float) -> None:
         """Count one committed decision: verdict, blocking gates, time, and how its decider did."""
-        self._decisions.labels(judgement.verdict.value, judgement.reason_code or NO_REASON).inc()
+        self._decisions[judgement.verdict.value, judgement.reason_code or NO_REASON].inc()
         self._decision_seconds.observe(elapsed_s)
         for gate in judgement.gates:
             if gate.status is GateStatus.BLOCK:
-                self._gate_blocks.labels(gate.gate, gate.code or NO_REASON).inc()
-        self._model_seconds.labels(call.name).observe(call.latency_ms / 1000)
-        self._model_cost.labels(call.name).inc(float(call.cost_usd))
+                self._gate_blocks[gate.gate, gate.code or NO_REASON].inc()
+        self._model_seconds[(call.name,)].observe(call.latency_ms / 1000)
+        self._model_cost[(call.name,)].inc(float(call.cost_usd))
         if judgement.degraded:
-            self._model_failures.labels(judgement.reason_code or NO_REASON).inc()
+            self._model_failures[(judgement.reason_code or NO_REASON,)].inc()
 
     def record_model_call(self, call: ModelCall) -> None:
         """Count one ended call of one target: how it ended, how long it took, its tokens and cost."""
         outcome = "hedged_" + call.outcome if call.hedged else call.outcome
-        self._model_calls.labels(call.target, outcome).inc()
-        self._model_call_seconds.labels(call.target).observe(call.latency_ms / 1000)
-        self._target_cost.labels(call.target).inc(float(call.cost_usd))
-        for kind in ("input", "output", "cache_read", "cache_write"):
-            self._tokens.labels(call.target, kind).inc(getattr(call, f"{kind}_tokens"))
+        self._model_calls[call.target, outcome].inc()
+        self._model_call_seconds[(call.target,)].observe(call.latency_ms / 1000)
+        self._target_cost[(call.target,)].inc(float(call.cost_usd))
+        self._tokens[call.target, "input"].inc(call.input_tokens)
+        self._tokens[call.target, "output"].inc(call.output_tokens)
+        self._tokens[call.target, "cache_read"].inc(call.cache_read_tokens)
+        self._tokens[call.target, "cache_write"].inc(call.cache_write_tokens)
 
     def show_targets(self, states: Mapping[str, str]) -> None:
         """Show how each target stands: 1 at its breaker's state, 0 at the others."""
@@ -162,7 +193,7 @@ class Metrics:
 
     def record_request(self, *, method: str, route: str, status: int) -> None:
         """Count one answered HTTP request by route template."""
-        self._requests.labels(method, route, str(status)).inc()
+        self._requests[method, route, str(status)].inc()
 
     def record_unprotected_fill(self) -> None:
         """Count one fill whose stop was not reported in time."""
@@ -210,19 +241,69 @@ class Redactor:
         # A JSON line holds a quote or backslash of a secret escaped.
         long_enough = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
         forms = {form for secret in long_enough for form in (secret, json.dumps(secret)[1:-1])}
-        known = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
-        self._known = re.compile(known) if known else None
+        self._forms = sorted(forms, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, self._forms)))
 
     def __call__(self, line: str) -> str:
-        if self._known is not None:
-            line = self._known.sub(MASK, line)
-        return _SECRET_SHAPES.sub(MASK, line)
+        # Plain searches first: hardly a line holds anything to mask, and an expression tries at each of its letters.
+        for form in self._forms:
+            if form in line:
+                line = self._known.sub(MASK, line)
+                break
+        for beginning in _SECRET_BEGINNINGS:
+            if beginning in line:
+                return _SECRET_SHAPES.sub(MASK, line)
+        return line
+
+
+class _Lines:
+    """Write the lines of one of our own loggers where those of the libraries go, by the shortest way.
+
+    Records, formatters and the search for the caller, which the standard library sees to for every line, would take
+    most of the time that a line takes. What goes wrong with a line is reported, and never the writer's concern: what
+    it tells of has happened.
+    """
+
+    __slots__ = ("_finish", "_handler", "name")
+
+    def __init__(
+        self, name: str, *, finish: Callable[[EventDict], str], handler: "logging.StreamHandler[TextIO]"
+    ) -> None:
+        self.name = name
+        self._finish = finish
+        self._handler = handler
+
+    def write(self, /, **event: Any) -> None:
+        """Write one event as one line."""
+        try:
+            line = self._finish(event) + "\n"
+            self._handler.acquire()
+            try:
+                self._handler.stream.write(line)
+                self._handler.flush()
+            finally:
+                self._handler.release()
+        except Exception:
+            logging.getLogger(self.name).exception("a line could not be written")
+
+    debug = info = warning = error = critical = write
+
+
+def name_request(*, request_id: str, trace_id: str | None) -> None:
+    """Have every line from here on, until the next request, say to which request and trace it belongs."""
+    _request.set({"request_id": request_id, "trace_id": trace_id})
+
+
+def _add_request(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:  # noqa: ARG001
+    for key, value in _request.get().items():
+        event.setdefault(key, value)
+    return event
 
 
 def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
     """Send every log line of the process, uvicorn's too, to standard error in one form."""
     shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+        _add_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -230,40 +311,34 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterab
     ]
     redact = Redactor(secrets)
     # Plain tracebacks in either form: structlog's richer ones show the values of local variables.
-    render: Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if log_format is LogFormat.CONSOLE
-        else _render_json
-    )
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 
-    def render_redacted(logger: WrappedLogger, name: str, event: EventDict) -> str:
-        return redact(str(render(logger, name, event)))
+    def finish(event: EventDict) -> str:
+        if log_format is LogFormat.CONSOLE:
+            return redact(console(None, "", event))
+        if "exc_info" in event:
+            event = structlog.processors.format_exc_info(None, "", event)
+        return redact(_json_line(event))
 
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-        logger_factory=structlog.stdlib.LoggerFactory(),
-    )
-    plain_traceback: list[Processor] = [] if log_format is LogFormat.CONSOLE else [structlog.processors.format_exc_info]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *plain_traceback,
-                render_redacted,
+                lambda _logger, _name, event: finish(event),
             ],
         )
+    )
+    structlog.configure(
+        processors=shared,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda name: _Lines(name, finish=finish, handler=handler),
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-def _render_json(logger: WrappedLogger, name: str, event: EventDict) -> str:  # noqa: ARG001 (structlog's signature)
+def _json_line(event: EventDict) -> str:
     return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()

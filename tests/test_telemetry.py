@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from app.settings import LogFormat, LogLevel
-from app.telemetry import Redactor, configure_logging
+from app.telemetry import Redactor, configure_logging, name_request
 from tests.log_state import restored_logging
 
 
@@ -26,7 +26,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 
 def test_our_lines_and_the_libraries_lines_have_one_form(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging(level=LogLevel.INFO, log_format=LogFormat.JSON)
-    structlog.contextvars.bind_contextvars(request_id="r-1")
+    name_request(request_id="r-1", trace_id=None)
 
     structlog.stdlib.get_logger("app.x").info("decision", verdict="approved", latency_ms=3)
     logging.getLogger("uvicorn.error").warning("port %s", 8000)
@@ -40,6 +40,7 @@ def test_our_lines_and_the_libraries_lines_have_one_form(capsys: pytest.CaptureF
     )
     assert (theirs["event"], theirs["logger"], theirs["level"]) == ("port 8000", "uvicorn.error", "warning")
     assert str(ours["at"]).endswith("Z")
+    assert list(ours) == ["verdict", "latency_ms", "event", "request_id", "trace_id", "level", "logger", "at"]
 
 
 def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,6 +50,16 @@ def test_lines_below_the_level_are_not_written(capsys: pytest.CaptureFixture[str
     logging.getLogger("httpx2").info("no")
 
     assert lines(capsys) == []
+
+
+def test_a_line_that_cannot_be_written_is_reported_and_harms_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(level=LogLevel.INFO, log_format=LogFormat.JSON)
+
+    structlog.stdlib.get_logger("app.x").info("decision", account_id="\ud800")
+
+    [report] = lines(capsys)
+    assert (report["event"], report["logger"], report["level"]) == ("a line could not be written", "app.x", "error")
+    assert "surrogates not allowed" in str(report["exception"])
 
 
 @pytest.mark.parametrize("log_format", LogFormat)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import foreign_host, internal_error, problem_response, shutting_down
-from app.telemetry import Metrics
+from app.telemetry import Metrics, name_request
 from app.tracing import REQUEST_ID_HEADER, TRACEPARENT_HEADER, Span, Tracing
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -49,8 +49,7 @@ class RequestMiddleware:
         span = self._tracing.request(
             _headers(scope, TRACEPARENT_HEADER), request_id=request_id, recorded=scope["path"] not in QUIET_ROUTES
         )
-        structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=request_id, trace_id=span.trace_id)
+        name_request(request_id=request_id, trace_id=span.trace_id)
         with span:
             await self._answer(scope, receive, send, span=span)
 
