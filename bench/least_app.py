@@ -21,7 +21,7 @@ import orjson
 from app.db.account_state import read_account_state
 from app.db.api_keys import Credentials, find_key, parse_token
 from app.db.engine import ConnectionPool, create_pool
-from app.db.locks import lock_for_gating
+from app.db.locks import lock_account
 from app.domain.account import AccountMode
 
 Message = MutableMapping[str, Any]
@@ -109,7 +109,7 @@ class Least:
         )
         proposal = orjson.loads(reply.content)["content"][0]["input"]
         async with self._pool.transaction() as connection:
-            await lock_for_gating(connection, account_id=account_id)
+            await lock_account(connection, account_id=account_id)
             await read_account_state(connection, **asked)
             decision_id = uuid.uuid4()
             body = orjson.dumps({"decision_id": str(decision_id), "proposal": proposal, "gates": GATES})

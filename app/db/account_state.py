@@ -17,9 +17,10 @@ The rules (rulebook, sections 2 and 6), each answered by a few index probes howe
 * A held symbol keeps the buckets of its latest reservation that was no exit.
 """
 
+import time
 from collections.abc import Collection
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final
@@ -53,8 +54,8 @@ _FILLS: Final = """decision_events AS fill
 # The conditions on marks are those of the indexes meant for each (app/db/tables.py).
 # `now` is when the statement arrived, so after the locks were had, and the same throughout.
 # $1 account, $2 mode, $3 as_of, $4 its day, $5 its week, $6 the greatest age of a baseline, $7 held symbols
-_READ: Final = f"""
-SELECT
+STATE_COLUMNS: Final = f"""
+    (SELECT version FROM accounts WHERE account_id = $1) AS version,
     statement_timestamp() AS now,
     (
         SELECT json_agg(
@@ -155,7 +156,9 @@ SELECT
             ORDER BY created_at DESC LIMIT 1
         ) AS latest
     ) AS position_buckets
-FROM (
+"""  # noqa: S608 (a constant)
+STATE_SOURCE: Final = """
+(
     SELECT max(session) AS session FROM account_marks
     WHERE account_id = $1 AND mode = $2 AND session < ($4::timestamptz AT TIME ZONE 'UTC')::date
 ) AS last
@@ -163,18 +166,56 @@ CROSS JOIN LATERAL (
     SELECT max(session) AS session FROM account_marks
     WHERE account_id = $1 AND mode = $2 AND session < last.session
 ) AS before
-"""  # noqa: S608 (a constant)
+"""
+_READ: Final = f"SELECT {STATE_COLUMNS} FROM {STATE_SOURCE}"  # noqa: S608 (constants)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownAccount:
+    """Hold an account's state as it was read, and by what to tell later whether it still is so.
+
+    `version` is that of the account's row, which every transaction raises that changes anything of the state; None
+    where there is no row yet. `received_at_s` is the monotonic time, in seconds, at which the store's answer was here.
+    """
+
+    state: AccountState
+    version: int | None
+    received_at_s: float
+
+    def state_at(self, monotonic_s: float) -> AccountState:
+        """Give the state with the database clock as it must be by now: as read, and what has passed here since.
+
+        Reading began before its answer was here, so this is never ahead of that clock.
+        """
+        return replace(self.state, now=self.state.now + timedelta(seconds=monotonic_s - self.received_at_s))
+
+
+def state_arguments(
+    *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str]
+) -> tuple[object, ...]:
+    """Give the values of $1 to $7 in `STATE_COLUMNS` and `STATE_SOURCE`."""
+    return account_id, mode, as_of, day_start(as_of), week_start(as_of), MARK_MAX_AGE, list(held)
 
 
 async def read_account_state(
     connection: Connection, *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str]
 ) -> AccountState:
     """Read what the store knows of an account for a request dated `as_of` that holds these symbols."""
-    row = await connection.fetchrow(
-        _READ, account_id, mode, as_of, day_start(as_of), week_start(as_of), MARK_MAX_AGE, list(held)
-    )
+    return (await read_known_account(connection, account_id=account_id, mode=mode, as_of=as_of, held=held)).state
+
+
+async def read_known_account(
+    connection: Connection, *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str]
+) -> KnownAccount:
+    """Read an account's state for such a request, and its version."""
+    row = await connection.fetchrow(_READ, *state_arguments(account_id=account_id, mode=mode, as_of=as_of, held=held))
     assert row is not None  # noqa: S101 (a SELECT from one row)
-    return _state(row)
+    return known_account_of_row(row)
+
+
+def known_account_of_row(row: asyncpg.Record) -> KnownAccount:
+    """Read an account off a row that has `STATE_COLUMNS` and was received just now."""
+    return KnownAccount(state=_state(row), version=row["version"], received_at_s=time.monotonic())
 
 
 def state_to_json(state: AccountState) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -26,13 +26,27 @@ _INSERT: Final = f"""
 INSERT INTO api_keys (public_id, name, secret_sha256, scopes, accounts, expires_at)
 VALUES ($1, $2, $3, $4, $5, $6) RETURNING {_COLUMNS}
 """  # noqa: S608 (a constant)
-_ITS_BEARER: Final = "(SELECT public_id AS api_key_id FROM found WHERE usable AND secret_sha256 = $2) AS bearer"
-# Nobody but its bearer uses up what a key may ask in a minute.
-_FIND: Final = f"""
-WITH found AS (SELECT {_COLUMNS} FROM api_keys WHERE public_id = $1),
-counted AS ({COUNT.format(callers=_ITS_BEARER, limit="$3::integer")})
-SELECT found.*, EXISTS (SELECT FROM counted) AS admitted, ({SECONDS_LEFT}) AS seconds_left FROM found
-"""  # noqa: S608 (constants)
+
+
+def found_and_counted(public_id: str, secret_sha256: str, limit: str) -> tuple[str, str]:
+    """Write the CTEs that find a key and count its bearer's request, and the columns that tell of both.
+
+    The arguments are the placeholders of their values. The columns are of `found`, which has a row or none.
+    """
+    # Nobody but its bearer uses up what a key may ask in a minute.
+    its_bearer = (
+        f"(SELECT public_id AS api_key_id FROM found WHERE usable AND secret_sha256 = {secret_sha256}) AS bearer"  # noqa: S608
+    )
+    found = f"SELECT {_COLUMNS} FROM api_keys WHERE public_id = {public_id}"  # noqa: S608
+    counted = COUNT.format(callers=its_bearer, limit=f"{limit}::integer")
+    seconds_left = SECONDS_LEFT.format(caller=public_id)
+    return (
+        f"found AS ({found}), counted AS ({counted})",
+        f"found.*, EXISTS (SELECT FROM counted) AS admitted, ({seconds_left}) AS seconds_left",
+    )
+
+
+_FIND: Final = "WITH {} SELECT {} FROM found".format(*found_and_counted("$1", "$2", "$3"))  # noqa: S608 (constants)
 _LIST: Final = f"SELECT {_COLUMNS} FROM api_keys ORDER BY created_at, public_id"  # noqa: S608 (a constant)
 _TOUCH: Final = """
 UPDATE api_keys SET last_used_at = clock_timestamp()
@@ -122,10 +136,10 @@ async def find_key(
         StoreUnavailable: the store cannot be read, or the request not be counted.
     """
     async with pool.connection() as connection:
-        row = await connection.fetchrow(_FIND, credentials.public_id, _sha256(credentials.secret), requests_per_minute)
+        row = await connection.fetchrow(_FIND, *key_arguments(credentials), requests_per_minute)
     if row is None:
         return None, None
-    return key_of_row(row), None if row["admitted"] else whole_seconds(row["seconds_left"])
+    return key_of_row(row), seconds_refused(row)
 
 
 async def list_keys(pool: ConnectionPool) -> list[ApiKey]:
@@ -163,9 +177,27 @@ def _sha256(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def key_arguments(credentials: Credentials) -> tuple[str, bytes]:
+    """Give the values of `public_id` and `secret_sha256` in `found_and_counted`."""
+    return credentials.public_id, _sha256(credentials.secret)
+
+
+def seconds_refused(row: asyncpg.Record) -> int | None:
+    """Tell from a row with the columns of `found_and_counted` in how many seconds to ask again, if at all."""
+    return None if row["admitted"] else whole_seconds(row["seconds_left"])
+
+
 def key_of_row(row: asyncpg.Record) -> ApiKey:
     """Read a key off a row that has its columns."""
-    columns = {field.name: row[field.name] for field in fields(ApiKey)}
     return ApiKey(
-        **{**columns, "scopes": frozenset(map(Scope, row["scopes"])), "accounts": frozenset(row["accounts"])},
+        public_id=row["public_id"],
+        name=row["name"],
+        secret_sha256=row["secret_sha256"],
+        scopes=frozenset(map(Scope, row["scopes"])),
+        accounts=frozenset(row["accounts"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        revoked_at=row["revoked_at"],
+        last_used_at=row["last_used_at"],
+        usable=row["usable"],
     )

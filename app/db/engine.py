@@ -134,6 +134,8 @@ async def create_pool(
         init=_read_decimals_as_written,
         server_settings={
             "role": APP_ROLE,
+            # Whoever waited for a row must then see it as it is.
+            "default_transaction_isolation": "read committed",
             "application_name": application_name,
             "statement_timeout": f"{STATEMENT_S}s",
             "lock_timeout": f"{LOCK_S}s",

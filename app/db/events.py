@@ -17,7 +17,7 @@ import asyncpg
 from app.db.engine import Connection, ConnectionPool
 from app.db.halts import set_halt_in
 from app.db.labels import Result, executed_result
-from app.db.locks import lock_account, lock_for_gating
+from app.db.locks import lock_account
 from app.db.vocabulary import ReleaseReason
 from app.domain.account import AccountMode, HaltState
 from app.domain.lifecycle import (
@@ -163,7 +163,7 @@ async def record_event(
         StoreUnavailable: it may not be recorded; telling it again counts once all the same.
     """
     async with pool.transaction() as connection:
-        await lock_for_gating(connection, account_id=ticket.account_id)
+        await lock_account(connection, account_id=ticket.account_id)
         return await record_event_in(connection, ticket=ticket, event=event, body=body)
 
 

@@ -1,7 +1,8 @@
 """Stop trading, and let it go on: one account or all of them.
 
 Whoever sets a halt waits for the decisions under way; whoever decides afterwards sees it. So no approval
-commits after a halt has. Several halts may be in force at once (a person's and the service's own): the
+commits after a halt has. What was judged and not yet recorded is void: a trigger on `halts` sees to that, so it
+holds for a halt that is set by hand too. Several halts may be in force at once (a person's and the service's own): the
 strictest counts, and lifting lifts them all. Nothing is deleted: who, when and why stay.
 """
 
@@ -12,7 +13,7 @@ from typing import Final
 import asyncpg
 
 from app.db.engine import Connection, ConnectionPool
-from app.db.locks import lock_account, lock_every_account
+from app.db.locks import lock_account, lock_every_account, void_every_judgement
 from app.domain.account import HaltState
 
 _SET: Final = "INSERT INTO halts (account_id, state, reason, operator) VALUES ($1, $2, $3, $4) RETURNING *"
@@ -76,6 +77,9 @@ async def lift_halt(pool: ConnectionPool, *, account_id: str | None, reason: str
     """
     async with pool.transaction() as connection:
         await _hold_off_decisions(connection, account_id)
+        if account_id is None:
+            # Else a decision that was judged under the halt would still report it.
+            await void_every_judgement(connection)
         return [halt_of_row(row) for row in await connection.fetch(_LIFT, account_id, operator, reason)]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from operator import attrgetter
 from typing import Final
 from uuid import UUID
 
@@ -16,8 +17,10 @@ from app.db.vocabulary import NotedEvent
 from app.domain.account import AccountMode
 from app.domain.model_call import ModelCall
 
-_OF_CALL: Final = tuple(field.name for field in fields(ModelCall))
-_COLUMNS: Final = ("decision_id", "account_id", "api_key_id", *_OF_CALL)
+CALL_COLUMNS: Final = tuple(field.name for field in fields(ModelCall))
+call_values: Final = attrgetter(*CALL_COLUMNS)
+"""Gives the values of `CALL_COLUMNS` of a call."""
+_COLUMNS: Final = ("decision_id", "account_id", "api_key_id", *CALL_COLUMNS)
 _KEEP: Final = (
     f"INSERT INTO model_calls ({', '.join(_COLUMNS)}) "  # noqa: S608 (constants only)
     f"VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
@@ -115,7 +118,7 @@ async def keep_calls_in(connection: Connection, calls: Sequence[ModelCall], *, a
     """Add calls to the ledger as part of a transaction; without an asker they kept a target warm."""
     of = (None, None, None) if asker is None else (asker.decision_id, asker.account_id, asker.api_key_id)
     for call in calls:
-        await connection.execute(_KEEP, *of, *(getattr(call, name) for name in _OF_CALL))
+        await connection.execute(_KEEP, *of, *call_values(call))
 
 
 async def keep_warming_call(pool: ConnectionPool, call: ModelCall) -> None:

@@ -1,4 +1,7 @@
-"""Write a decision: lock its account, read its state, record what was judged, commit, and only then return.
+"""Write a decision: by what was known of its account, if that still holds, or with the account locked meanwhile.
+
+Most decisions are recorded by `Store.record_unchanged`, one statement that commits by itself: it stores everything if
+the account's version is the one that was judged by, and else nothing (docs/adr/0013).
 
 A gating transaction takes five round trips: BEGIN, the locks, the state, the record, COMMIT. The locks and the
 state are two statements because a statement sees what was committed when it began: one that waited for a
@@ -8,85 +11,162 @@ lock and read in the same breath would miss the reservation of the decision it w
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
-from app.db.account_state import read_account_state, state_to_json
-from app.db.engine import Connection, ConnectionPool
-from app.db.locks import lock_for_gating
-from app.db.model_calls import Asker, cost_today_usd, keep_calls_in, keep_rest
+from app.db.account_state import KnownAccount, read_account_state, read_known_account, state_to_json
+from app.db.engine import IDLE_IN_TRANSACTION_S, Connection, ConnectionPool
+from app.db.locks import lock_account
+from app.db.model_calls import CALL_COLUMNS, Asker, call_values, cost_today_usd, keep_rest
 from app.db.records import AccountMark, DecisionRecord, NewForecast, NewReservation, PolicyText, PromptTexts
 from app.db.vocabulary import StoredTextKind
 from app.domain.account import AccountMode, AccountState
 from app.domain.model_call import ModelCall
 
+JUDGED_WITHIN: Final = timedelta(seconds=IDLE_IN_TRANSACTION_S)
+"""So long after it was judged a decision may be recorded without locks: as long as a holder of locks may idle."""
+
 _DECISION: Final = tuple(field.name for field in fields(DecisionRecord))
 _OF_DECISION: Final = ("decision_id", "account_id", "mode")
-_MARK: Final = (*_OF_DECISION, "as_of", "approved_entry", *(field.name for field in fields(AccountMark)))
-_RESERVATION: Final = (*_OF_DECISION, "created_at", *(field.name for field in fields(NewReservation)))
-_OF_FORECAST: Final = (
-    *_OF_DECISION,
-    *("as_of", "decider", "prompt_hash", "setup", "symbol", "direction", "verdict", "blocked_by", "conviction"),
-)
-_FORECAST: Final = (*_OF_FORECAST, *(field.name for field in fields(NewForecast)))
-_COUNT: Final = ("day", "account_id", "decider", "action", "verdict", "reason_code", "decisions")
-_COUNT_DECISION: Final = """
-ON CONFLICT (day, account_id, decider, action, verdict, reason_code)
-DO UPDATE SET decisions = decision_counts.decisions + 1
-"""
-_COUNT_BLOCKS: Final = """
-INSERT INTO gate_sums (day, account_id, decider, code, blocked)
-SELECT $1, $2, $3, code, 1 FROM (SELECT DISTINCT unnest($4::text[])) AS block (code)
-ON CONFLICT (day, account_id, decider, code) DO UPDATE SET blocked = gate_sums.blocked + 1
-"""
+_OF_MARK: Final = tuple(field.name for field in fields(AccountMark))
+_OF_RESERVATION: Final = tuple(field.name for field in fields(NewReservation))
+_OF_FORECAST: Final = tuple(field.name for field in fields(NewForecast))
+_decision_values: Final = attrgetter(*_DECISION)
+_mark_values: Final = attrgetter(*_OF_MARK)
+_reservation_values: Final = attrgetter(*_OF_RESERVATION)
+_forecast_values: Final = attrgetter(*_OF_FORECAST)
+# What the rows of a decision say beside its own columns; 'reason' is its code, '' where there is none.
+_DERIVED: Final = ("day", "decider", "approved_entry", "reason")
+_GUARD: Final = ("version", "read_at", "read_within", "judged_within")
 
 # Text, in columns that are no JSON, which strangers wrote or had a hand in.
-_FOREIGN_TEXT: Final = ("raw_reply", "prompt_user", "model", "stop_reason", "model_request_id", "request_id")
+_FOREIGN_TEXT: Final = tuple(
+    _DECISION.index(column)
+    for column in ("raw_reply", "prompt_user", "model", "stop_reason", "model_request_id", "request_id")
+)
+_STATE: Final = _DECISION.index("state")
 
 
-def _insert(table: str, columns: tuple[str, ...], *, after: int) -> str:
-    placeholders = ", ".join(f"${after + number}" for number in range(1, len(columns) + 1))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({placeholders})"  # noqa: S608 (constants only)
+class _Shape(NamedTuple):
+    """Tell which rows a decision writes beside its own, and whether only on the condition that nothing has changed."""
 
-
-# What one decision writes, in this order; each row is there or not, and all of it is one statement.
-_ROWS: Final = {
-    "llm_decisions": _DECISION,
-    "account_marks": _MARK,
-    "reservations": _RESERVATION,
-    "forecasts": _FORECAST,
-    "decision_counts": _COUNT,
-}
+    marks: bool
+    reserves: bool
+    foretells: bool
+    blocks: bool
+    calls: int
+    guarded: bool
 
 
 @cache
-def _record_statement(tables: tuple[str, ...]) -> str:
-    """Insert a row into each of these tables, the last one in the main statement."""
-    inserts: list[str] = []
-    after = 0
-    for table in tables:
-        inserts.append(_insert(table, _ROWS[table], after=after))
-        after += len(_ROWS[table])
-    parts = ", ".join(f"{table}_row AS ({insert})" for table, insert in zip(tables, inserts[:-1], strict=False))
-    return f"WITH {parts} {inserts[-1]} {_COUNT_DECISION}"
+def _record_statement(shape: _Shape) -> str:
+    """Write everything of a decision in one statement; its arguments are those of `_arguments`, in their order."""
+    names = [*_DECISION, *_DERIVED]
+    names += (f"mark.{name}" for name in _OF_MARK if shape.marks)
+    names += (f"reservation.{name}" for name in _OF_RESERVATION if shape.reserves)
+    names += (f"forecast.{name}" for name in _OF_FORECAST if shape.foretells)
+    names += ("codes",) * shape.blocks
+    names += (f"call{number}.{name}" for number in range(shape.calls) for name in CALL_COLUMNS)
+    names += _GUARD * shape.guarded
+    place = {name: f"${number}" for number, name in enumerate(names, start=1)}
+    condition = "FROM held" if shape.guarded else ""
+
+    def insert(table: str, values: dict[str, str]) -> str:
+        # A parameter gets its type from the column that it is for.
+        return f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} {condition}"
+
+    def of_decision(*columns: str, **renamed: str) -> dict[str, str]:
+        return {column: place[renamed.get(column, column)] for column in (*columns, *renamed)}
+
+    def own(table: str, columns: Sequence[str]) -> dict[str, str]:
+        return {column: place[f"{table}.{column}"] for column in columns}
+
+    parts: list[str] = []
+    if shape.guarded:
+        # Waits for whoever holds the row, and then looks at the row as that one left it.
+        parts.append(
+            f"held AS (UPDATE accounts SET version = version + 1 WHERE account_id = {place['account_id']}"  # noqa: S608
+            f" AND version = {place['version']} AND {place['decided_at']} <= clock_timestamp()"
+            f" AND {place['decided_at']} > clock_timestamp() - {place['judged_within']}::interval"
+            f" AND {place['read_at']} > clock_timestamp() - {place['read_within']}::interval RETURNING account_id)"
+        )
+    parts.append(f"decision_row AS ({insert('llm_decisions', of_decision(*_DECISION))})")
+    if shape.marks:
+        mark = of_decision(*_OF_DECISION, "as_of", "approved_entry") | own("mark", _OF_MARK)
+        parts.append(f"mark_row AS ({insert('account_marks', mark)})")
+    if shape.reserves:
+        reservation = of_decision(*_OF_DECISION, created_at="decided_at") | own("reservation", _OF_RESERVATION)
+        parts.append(f"reservation_row AS ({insert('reservations', reservation)})")
+    if shape.foretells:
+        forecast = of_decision(
+            *(*_OF_DECISION, "as_of", "decider", "prompt_hash", "setup", "symbol", "direction", "verdict"),
+            *("blocked_by", "conviction"),
+        ) | own("forecast", _OF_FORECAST)
+        parts.append(f"forecast_row AS ({insert('forecasts', forecast)})")
+    if shape.blocks:
+        blocked = insert(
+            "gate_sums", of_decision("day", "account_id", "decider") | {"code": "code", "blocked": "1"}
+        ) + (", " if shape.guarded else "FROM ")
+        parts.append(
+            f"block_rows AS ({blocked} (SELECT DISTINCT unnest({place['codes']}::text[])) AS block (code)"
+            " ON CONFLICT (day, account_id, decider, code) DO UPDATE SET blocked = gate_sums.blocked + 1)"
+        )
+    for number in range(shape.calls):
+        call = of_decision("decision_id", "account_id", "api_key_id") | own(f"call{number}", CALL_COLUMNS)
+        parts.append(f"call_row_{number} AS ({insert('model_calls', call)})")
+    count = of_decision("day", "account_id", "decider", "action", "verdict", reason_code="reason") | {"decisions": "1"}
+    return (
+        f"WITH {', '.join(parts)} {insert('decision_counts', count)}"
+        " ON CONFLICT (day, account_id, decider, action, verdict, reason_code)"
+        " DO UPDATE SET decisions = decision_counts.decisions + 1"
+    )
+
+
+def _arguments(
+    decision: DecisionRecord,
+    *,
+    mark: AccountMark | None,
+    reservation: NewReservation | None,
+    forecast: NewForecast | None,
+    calls: Sequence[ModelCall],
+) -> tuple[_Shape, list[object]]:
+    """Give the shape of what a decision writes, without a guard, and the values of its columns."""
+    values = list(_decision_values(decision))
+    values[_STATE] = state_to_json(decision.state)
+    for column in _FOREIGN_TEXT:
+        values[column] = _storable(values[column])
+    day = decision.as_of.astimezone(UTC).date()
+    values += (day, decision.decider, decision.approved_entry, decision.reason_code or "")
+    reserves = mark is not None and reservation is not None
+    blocks = forecast is not None and bool(decision.blocked_by)
+    if mark is not None:
+        values += _mark_values(mark)
+    if reserves:
+        values += _reservation_values(reservation)
+    if forecast is not None:
+        values += _forecast_values(forecast)
+    if blocks:
+        values.append(decision.blocked_by)
+    for call in calls:
+        values += call_values(call)
+    shape = _Shape(
+        marks=mark is not None,
+        reserves=reserves,
+        foretells=forecast is not None,
+        blocks=blocks,
+        calls=len(calls),
+        guarded=False,
+    )
+    return shape, values
 
 
 _INSERT_PROMPT: Final = """
 INSERT INTO prompts (hash, version, kind, body) VALUES ($1, $5, $2, $3), ($4, $5, $6, $7) ON CONFLICT DO NOTHING
 """
 _INSERT_POLICY: Final = "INSERT INTO policies (hash, version, body) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
-
-
-def asker_of(decision: DecisionRecord) -> Asker:
-    """Name on whose behalf a decision's models were called."""
-    return Asker(
-        decision_id=decision.decision_id,
-        account_id=decision.account_id,
-        mode=decision.mode,
-        api_key_id=decision.api_key_id,
-    )
 
 
 class GatingTransaction:
@@ -122,33 +202,8 @@ class GatingTransaction:
             StoreUnavailable: it could not be written; nothing of the transaction will be.
         """
         await self._store_texts(prompt, policy)
-        values = [getattr(decision, column) for column in _DECISION]
-        values[_DECISION.index("state")] = state_to_json(decision.state)
-        for column in _FOREIGN_TEXT:
-            values[_DECISION.index(column)] = _storable(getattr(decision, column))
-        tables = ["llm_decisions"]
-        shared = (decision.decision_id, decision.account_id, decision.mode)
-        if mark is not None:
-            tables.append("account_marks")
-            values += (*shared, decision.as_of, decision.approved_entry)
-            values += (mark.equity_usd, mark.day_loss_usd, mark.week_loss_usd)
-        if mark is not None and reservation is not None:
-            tables.append("reservations")
-            values += (*shared, decision.decided_at)
-            values += (getattr(reservation, field.name) for field in fields(NewReservation))
-        if forecast is not None:
-            tables.append("forecasts")
-            values += (getattr(decision, column) for column in _OF_FORECAST)
-            values += (getattr(forecast, field.name) for field in fields(NewForecast))
-        day = decision.as_of.astimezone(UTC).date()
-        tables.append("decision_counts")
-        values += (day, decision.account_id, decision.decider)
-        values += (decision.action, decision.verdict, decision.reason_code or "", 1)
-        await self.connection.execute(_record_statement(tuple(tables)), *values)
-        if forecast is not None and decision.blocked_by:
-            codes = list(decision.blocked_by)
-            await self.connection.execute(_COUNT_BLOCKS, day, decision.account_id, decision.decider, codes)
-        await keep_calls_in(self.connection, calls, asker=asker_of(decision))
+        shape, values = _arguments(decision, mark=mark, reservation=reservation, forecast=forecast, calls=calls)
+        await self.connection.execute(_record_statement(shape), *values)
 
     async def _store_texts(self, prompt: PromptTexts, policy: PolicyText) -> None:
         system_hash = prompt.system_hash
@@ -186,8 +241,53 @@ class Store:
         Raises:
             StoreUnavailable: the store cannot be read.
         """
+        return (await self.read_known(account_id=account_id, mode=mode, as_of=as_of, held=held)).state
+
+    async def read_known(
+        self, *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str] = ()
+    ) -> KnownAccount:
+        """Read the account's state as `read_state` does, and the version by which `record_unchanged` can trust it.
+
+        Raises:
+            StoreUnavailable: the store cannot be read.
+        """
         async with self._pool.connection() as connection:
-            return await read_account_state(connection, account_id=account_id, mode=mode, as_of=as_of, held=held)
+            return await read_known_account(connection, account_id=account_id, mode=mode, as_of=as_of, held=held)
+
+    async def record_unchanged(
+        self,
+        known: KnownAccount,
+        decision: DecisionRecord,
+        *,
+        mark: AccountMark | None,
+        prompt: PromptTexts,
+        policy: PolicyText,
+        reservation: NewReservation | None = None,
+        forecast: NewForecast | None = None,
+        calls: Sequence[ModelCall] = (),
+        read_within_s: float,
+    ) -> bool:
+        """Record a decision judged by what was known, in one round trip, if nothing of that has changed; say whether.
+
+        True: it is committed, as if it had been judged under the account's lock. False: nothing is stored, and the
+        decision must be judged again in a gating transaction. That is so when the account's version is another, when
+        it was read longer than `read_within_s` seconds ago or judged longer than `JUDGED_WITHIN`, when `decided_at`
+        lies ahead of the database clock, and for what is not tried at all: accounts that are new or live, and
+        prompts and policies that may be new.
+
+        Raises:
+            StoreUnavailable: it could not be recorded, or nobody knows whether it was; as after a failed commit, no
+                order may be sent, and none repeated.
+        """
+        if known.version is None or decision.mode is not AccountMode.PAPER:
+            return False
+        if not self._stored.issuperset((prompt.template_hash, prompt.system_hash, policy.hash)):
+            return False
+        shape, values = _arguments(decision, mark=mark, reservation=reservation, forecast=forecast, calls=calls)
+        values += (known.version, known.state.now, timedelta(seconds=read_within_s), JUDGED_WITHIN)
+        async with self._pool.connection() as connection:
+            done = await connection.execute(_record_statement(shape._replace(guarded=True)), *values)
+        return done == "INSERT 0 1"
 
     async def model_cost_today_usd(self, *, api_key_id: str | None) -> Decimal:
         """Sum what the model calls of a key (None: those without one) have cost since midnight UTC.
@@ -221,7 +321,7 @@ class Store:
                 commit the decision may be stored all the same, so no order may be sent, and none repeated.
         """
         async with self._pool.transaction() as connection:
-            await lock_for_gating(connection, account_id=account_id)
+            await lock_account(connection, account_id=account_id)
             state = await read_account_state(connection, account_id=account_id, mode=mode, as_of=as_of, held=held)
             transaction = GatingTransaction(connection, state=state, stored=self._stored)
             yield transaction
@@ -231,6 +331,6 @@ class Store:
 
 def _storable(text: str | None) -> str | None:
     """Replace what no PostgreSQL text can hold: NUL, and halves of surrogate pairs."""
-    if text is None:
-        return None
+    if text is None or (text.isascii() and "\x00" not in text):
+        return text
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()

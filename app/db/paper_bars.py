@@ -20,7 +20,7 @@ import asyncpg
 
 from app.db.engine import Connection, ConnectionPool
 from app.db.labels import READ_FORECASTS, StoredForecast, relabel, stored_forecast
-from app.db.locks import lock_account
+from app.db.locks import hold_account
 from app.domain.triple_barrier import BarFault, PaperLabel, PaperState, PriceBar, clean_bars, paper_label
 
 UNKNOWN_VOLUME: Final = Decimal(0)
@@ -152,7 +152,7 @@ async def _label(pool: ConnectionPool, *, account_id: str, symbol: str, some: Se
     """Label forecasts of one account and symbol by all bars that are known; count those that are settled now."""
     resolved = unfilled = 0
     async with pool.transaction() as connection:
-        await lock_account(connection, account_id=account_id)
+        await hold_account(connection, account_id=account_id)
         forecasts = [stored_forecast(row) for row in await connection.fetch(_READ_SOME, list(some))]
         since = min(forecast.plan.as_of for forecast in forecasts)
         bars = await _read_bars(connection, account_id=account_id, symbol=symbol, since=since)

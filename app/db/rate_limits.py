@@ -23,13 +23,14 @@ ON CONFLICT (api_key_id) DO UPDATE SET
 WHERE counted.requests < {{limit}} OR NOT {_IN_WINDOW}
 RETURNING counted.api_key_id
 """  # noqa: S608 (constants)
+# Needs the number of the parameter that holds the caller.
 SECONDS_LEFT: Final = f"""
 SELECT extract(epoch FROM started_at - statement_timestamp())::float8 + {WINDOW_S}
-FROM rate_windows WHERE rate_windows.api_key_id = $1
+FROM rate_windows WHERE rate_windows.api_key_id = {{caller}}
 """  # noqa: S608 (constants)
 _ADMIT: Final = f"""
 WITH counted AS ({COUNT.format(callers="(SELECT $1 AS api_key_id) AS caller", limit="$2::integer")})
-SELECT EXISTS (SELECT FROM counted) AS admitted, ({SECONDS_LEFT}) AS seconds_left
+SELECT EXISTS (SELECT FROM counted) AS admitted, ({SECONDS_LEFT.format(caller="$1")}) AS seconds_left
 """  # noqa: S608 (constants)
 
 

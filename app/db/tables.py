@@ -92,9 +92,11 @@ def _all_or_none(name: str, *columns: str) -> CheckConstraint:
 accounts = Table(
     "accounts",
     metadata,
-    # The row that gating transactions lock, made when an account is first seen.
+    # The row that gating transactions lock, made when an account is first seen. Whatever changes what is judged of
+    # the account raises its version in the same transaction.
     Column("account_id", Text, primary_key=True),
     _time("created_at", recorded=True),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
 )
 
 prompts = Table(
@@ -790,7 +792,7 @@ APPEND_ONLY: Final = (
 _PER_CLASS: Final = tuple(str(name) for name in OutcomeClass)
 
 UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
-    "accounts": ("created_at",),  # never changed: locking a row asks for the right to update it
+    "accounts": ("version",),
     "reservations": (
         "claimed_at",
         "filled_quantity",

@@ -35,7 +35,7 @@ WITH found AS (
     {COUNT.format(callers=f"(SELECT '{PAGES}:' || public_id AS api_key_id FROM found) AS bearer", limit="$2::integer")}
 )
 SELECT found.*, EXISTS (SELECT FROM counted) AS admitted,
-    ({SECONDS_LEFT.replace("$1", f"'{PAGES}:' || found.public_id")}) AS seconds_left
+    ({SECONDS_LEFT.format(caller=f"'{PAGES}:' || found.public_id")}) AS seconds_left
 FROM found
 """  # noqa: S608 (constants)
 _END: Final = "UPDATE web_sessions SET ended_at = clock_timestamp() WHERE token_sha256 = $1 AND ended_at IS NULL"

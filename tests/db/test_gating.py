@@ -261,7 +261,7 @@ async def test_no_approval_commits_after_a_halt_has(
 
     async def decide() -> None:
         async with gating(store) as transaction:
-            order.extend(halt.state for halt in transaction.state.halts)
+            order.append(f"decided under {[halt.state.value for halt in transaction.state.halts]}")
 
     await stored(store, no_trade())
     async with gating(store) as first:
@@ -274,7 +274,10 @@ async def test_no_approval_commits_after_a_halt_has(
     await asyncio.gather(halting, deciding)
 
     assert first.state.halts == ()
-    assert order == ["approval recorded", "halt committed", "halted"]
+    assert order[0] == "approval recorded"
+    before_it, after_it = ["decided under []", "halt committed"], ["halt committed", "decided under ['halted']"]
+    # Of two that wait for an account's row, either may have it first.
+    assert order[1:] == after_it or (account_id is not None and order[1:] == before_it)
 
 
 @pytest.mark.parametrize("reply", ["\x00", "\ud800", "a\x00b\udfffc"])

@@ -1,0 +1,69 @@
+"""Admit a request in one round trip: find its key, count it, and read the account that it asks about.
+
+The three are one statement, so the key and the account are of one moment. An account is read before anybody knows
+whether the key is good for it: what was read is the caller's only when the key matches and covers it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from app.db.account_state import (
+    STATE_COLUMNS,
+    STATE_SOURCE,
+    KnownAccount,
+    known_account_of_row,
+    state_arguments,
+)
+from app.db.api_keys import ApiKey, Credentials, found_and_counted, key_arguments, key_of_row, seconds_refused
+from app.db.engine import ConnectionPool
+from app.domain.account import AccountMode
+
+_CTES, _KEY_COLUMNS = found_and_counted("$8", "$9", "$10")
+_ADMIT: Final = (
+    f"WITH {_CTES} SELECT {_KEY_COLUMNS}, {STATE_COLUMNS} "  # noqa: S608 (constants)
+    f"FROM {STATE_SOURCE} LEFT JOIN found ON true"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """Hold the key that was found, usable or not, and what is known of the account.
+
+    `refused_for_s` says in how many seconds to ask again when the key's bearer asks once too often; it means nothing
+    where the key does not match or is not usable.
+    """
+
+    key: ApiKey | None
+    refused_for_s: int | None
+    known: KnownAccount
+
+
+async def admit(
+    pool: ConnectionPool,
+    credentials: Credentials,
+    *,
+    requests_per_minute: int,
+    account_id: str,
+    mode: AccountMode,
+    as_of: datetime,
+    held: Collection[str] = (),
+) -> Admission:
+    """Find a key and count this request of its bearer as `find_key` does, and read the account as `read_known` does.
+
+    Raises:
+        StoreUnavailable: the store cannot be read, or the request not be counted.
+    """
+    async with pool.connection() as connection:
+        row = await connection.fetchrow(
+            _ADMIT,
+            *state_arguments(account_id=account_id, mode=mode, as_of=as_of, held=held),
+            *key_arguments(credentials),
+            requests_per_minute,
+        )
+    assert row is not None  # noqa: S101 (a SELECT from one row)
+    known = known_account_of_row(row)
+    if row["public_id"] is None:
+        return Admission(key=None, refused_for_s=None, known=known)
+    return Admission(key=key_of_row(row), refused_for_s=seconds_refused(row), known=known)
