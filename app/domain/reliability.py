@@ -6,6 +6,7 @@ Bins are made by integer arithmetic: min(k // 10, 9). Edges in floats put 30, 60
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -18,6 +19,8 @@ from app.domain.tally import Row, Scored
 BINS: Final = 10
 
 Floats: TypeAlias = NDArray[np.float64]
+Spectrum: TypeAlias = NDArray[np.complex128]
+"""Fourier transforms of rows of values and their mirror images."""
 
 SMOOTH_NODES: Final = 1_001
 """Nodes of the grid that outcomes are smoothed on; more where the kernel is narrower than 1 %."""
@@ -112,42 +115,54 @@ def smooth_calibration_error(scored: Scored) -> float | None:
         [[(row.percents - 50 * row.points) / 100 for row in scored.rows], [float(row.n) for row in scored.rows]]
     )
 
-    def error_at(width: float) -> float:
-        nodes = max(2 * (SMOOTH_NODES - 1), round(20 / width)) // 2 + 1
+    @cache  # for this record: widths that share a grid, as most do, share what is on it
+    def spectrum(nodes: int) -> Spectrum:
         before, hundredths = np.divmod(percents * (nodes - 1), 100)
         grid = np.zeros((2, nodes))
         grid[:, before] = masses * (1 - hundredths / 100)
         grid[:, np.minimum(before + 1, nodes - 1)] += masses * (hundredths / 100)
+        return np.fft.rfft(np.concatenate([grid, grid[:, -2:0:-1]], axis=1))
+
+    def error_at(width: float) -> float:
+        nodes = max(2 * (SMOOTH_NODES - 1), round(20 / width)) // 2 + 1
         points = np.linspace(0, 1, max(SMOOTH_POINTS, round(10 / width)))
         errors, counts = (
-            np.interp(points, np.linspace(0, 1, nodes), values) for values in _smoothed(grid, width=width)
+            np.interp(points, _grid(nodes), values) for values in _smoothed(spectrum(nodes), nodes, width=width)
         )
         return float(np.abs(errors).sum() / (counts + SMOOTH_FLOOR).sum())
 
-    return error_at(_least_width(error_at))
+    return _least_error(error_at)
 
 
-def _least_width(error_at: Callable[[float], float]) -> float:
-    """Halve [0, 1] down to the least width that is no less than the error it gives."""
+def _least_error(error_at: Callable[[float], float]) -> float:
+    """Halve [0, 1] down to the least width that is no less than the error it gives, and return that error."""
     least, too_narrow = 1.0, 0.0
-    if least < error_at(least):
-        return least
+    found = error_at(least)
+    if least < found:
+        return found
     for _ in range(HALVINGS):
         width = (least + too_narrow) / 2
-        if width < NARROWEST or width < error_at(width):
+        if width < NARROWEST or width < (error := error_at(width)):
             too_narrow = width
         else:
-            least = width
-    return least
+            least, found = width, error
+    return found
 
 
-def _smoothed(grid: Floats, *, width: float) -> Floats:
+@lru_cache(maxsize=4)
+def _grid(nodes: int) -> Floats:
+    grid = np.linspace(0, 1, nodes)
+    grid.setflags(write=False)
+    return grid
+
+
+def _smoothed(spectrum: Spectrum, nodes: int, *, width: float) -> Floats:
     """Smooth rows of values on nodes over [0, 1] by a Gaussian kernel reflected at both ends."""
-    nodes = grid.shape[1]
     kernel = np.exp(-(((np.arange(nodes) / (nodes - 1) - 0.5) / width) ** 2) / 2) / (math.sqrt(2 * math.pi) * width)
-    around_0 = np.roll(np.concatenate([kernel, np.zeros(nodes - 2)]), -(nodes // 2))
-    mirrored = np.concatenate([grid, grid[:, -2:0:-1]], axis=1)
-    return np.fft.irfft(np.fft.rfft(mirrored) * np.fft.rfft(around_0), n=2 * (nodes - 1))[:, :nodes]
+    middle = nodes // 2
+    around_0 = np.zeros(2 * (nodes - 1))
+    around_0[: nodes - middle], around_0[-middle:] = kernel[middle:], kernel[:middle]
+    return np.fft.irfft(spectrum * np.fft.rfft(around_0), n=2 * (nodes - 1))[:, :nodes]
 
 
 def _bin_pools(scored: Scored) -> list[Pool]:

@@ -9,6 +9,7 @@ is None.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from app.domain.tally import Row, Scored
@@ -60,23 +61,24 @@ class Pool:
 
 def pooled(rows: Sequence[Row]) -> Pool:
     """Pool rows."""
-    return Pool(
-        n=sum(row.n for row in rows),
-        percents=sum(row.percents for row in rows),
-        points=sum(row.points for row in rows),
-    )
-
-
-def isotonic_blocks(rows: Sequence[Row]) -> list[list[Row]]:
-    """Pool adjacent violators: split rows into blocks whose observed frequencies rise (Ayer et al. 1955)."""
-    blocks: list[tuple[int, int, list[Row]]] = []
+    n = percents = points = 0
     for row in rows:
-        n, points, members = row.n, row.points, [row]
+        n += row.n
+        percents += row.percents
+        points += row.points
+    return Pool(n=n, percents=percents, points=points)
+
+
+def isotonic_blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Pool adjacent violators: split rows into blocks whose observed frequencies rise (Ayer et al. 1955)."""
+    blocks: list[tuple[int, int, int]] = []
+    for number, row in enumerate(rows):
+        n, points, first = row.n, row.points, number
         while blocks and blocks[-1][1] * n >= points * blocks[-1][0]:
-            earlier_n, earlier_points, earlier = blocks.pop()
-            n, points, members = n + earlier_n, points + earlier_points, earlier + members
-        blocks.append((n, points, members))
-    return [members for _, _, members in blocks]
+            earlier_n, earlier_points, first = blocks.pop()
+            n, points = n + earlier_n, points + earlier_points
+        blocks.append((n, points, first))
+    return [rows[first:end] for first, end in pairwise([*(first for _, _, first in blocks), len(rows)])]
 
 
 def brier_score(scored: Scored) -> float | None:

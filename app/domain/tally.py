@@ -11,7 +11,7 @@ outcomes in half points, a win being 2, and percents in whole numbers, so that e
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from types import MappingProxyType
@@ -173,7 +173,13 @@ class Tally:
     @property
     def counts(self) -> ClassCounts:
         """Return all classes' counts."""
-        return sum(self.by_percent.values(), ClassCounts())
+        counts = self.by_percent.values()
+        return ClassCounts(
+            win=sum([of.win for of in counts]),
+            loss=sum([of.loss for of in counts]),
+            scratch=sum([of.scratch for of in counts]),
+            timeout=sum([of.timeout for of in counts]),
+        )
 
     @property
     def is_dated(self) -> bool:
@@ -216,26 +222,22 @@ class DayScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """Hold the decisions that count under a scratch rule: rows by rising percent, and days (None: not known)."""
+    """Hold the decisions that count under a scratch rule: rows by rising percent, and days (None: not known).
+
+    The rest is summed over the rows.
+    """
 
     rows: tuple[Row, ...]
     days: tuple[DayScore, ...] | None
+    n: int = field(init=False)
+    points: int = field(init=False)
+    square_points: int = field(init=False)
+    percents: int = field(init=False)
 
-    @property
-    def n(self) -> int:
-        return sum(row.n for row in self.rows)
-
-    @property
-    def points(self) -> int:
-        return sum(row.points for row in self.rows)
-
-    @property
-    def square_points(self) -> int:
-        return sum(row.square_points for row in self.rows)
-
-    @property
-    def percents(self) -> int:
-        return sum(row.percents for row in self.rows)
+    def __post_init__(self) -> None:
+        # Nearly every figure asks for them.
+        for name in ("n", "points", "square_points", "percents"):
+            object.__setattr__(self, name, sum([getattr(row, name) for row in self.rows]))
 
 
 def score(tally: Tally, *, scratch: ScratchRule) -> Scored:

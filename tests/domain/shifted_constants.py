@@ -67,6 +67,8 @@ UNOBSERVABLE = {
     "policy.POLICY_VERSION": "names the scheme of the canonical JSON, and no rule reads it",
     "edge.BISECTIONS": "the loop ends by itself after some 60 rounds, when no float lies between its ends",
     "evidence.TAIL_SDS": "beyond eight standard deviations lies less of a binomial than a float can tell",
+    "evidence.NORMAL_VARIANCE": "where one way to find a binomial's quantiles gives place to the other, they agree",
+    "evidence.EXPANSION_ERROR": "it chooses between the same two ways",
     "evidence.MANY_DEGREES": "where one way to compute t gives place to the other, they agree to nine digits",
 }
 """Constants that no decision and no table can show, and why."""

@@ -131,6 +131,27 @@ def test_binomial_quantiles_of_many_outcomes(n: int, p: float, interval: tuple[i
     assert binomial_interval(n=n, p=p) == interval
 
 
+@given(st.integers(100, 5_000), st.integers(1, 999))
+def test_quantiles_of_many_outcomes_are_those_that_masses_add_up_to(n: int, thousandths: int) -> None:
+    p = thousandths / 1_000
+    wide = 10_000 * n
+
+    assert binomial_interval(n=n, p=p) == summed_quantiles(n=n, p=p)
+    assert binomial_interval(n=wide, p=p) == summed_quantiles(n=wide, p=p)
+
+
+def summed_quantiles(*, n: int, p: float) -> tuple[int, int]:
+    """By adding up masses from ten standard deviations below the mean to ten above."""
+    sd = math.sqrt(n * p * (1 - p))
+    first, last = max(0, math.floor(n * p - 10 * sd)), min(n, math.ceil(n * p + 10 * sd))
+    counts = np.arange(first + 1, last + 1)
+    steps = np.log(n - counts + 1) - np.log(counts) + math.log(p / (1 - p))
+    logs = np.concatenate([[0.0], np.cumsum(steps)])
+    at_or_below = np.cumsum(np.exp(logs - logs.max()))
+    low, high = (first + int(np.argmax(at_or_below >= tail * at_or_below[-1])) for tail in (0.025, 0.975))
+    return low, high
+
+
 # --- Standard errors -----------------------------------------------------------------------------------
 
 
