@@ -1,6 +1,7 @@
 """`tradeverdict serve`: answer HTTP until told to stop."""
 
 import argparse
+import gc
 import signal
 import socket
 import sys
@@ -24,6 +25,9 @@ BACKLOG: Final = 2048
 KEEP_ALIVE_S: Final = 75
 SHUTDOWN_MARGIN_S: Final = 4
 """Beyond its deadline a decision may still wait for the store, and its answer has to leave."""
+
+COLLECT_EVERY: Final = 10_000
+"""New objects before the collector looks for cycles among them; Python's own 700 are a few decisions'."""
 
 
 def add_to(commands: Commands) -> None:
@@ -71,9 +75,22 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        _collect_seldom()
         if self.started:
             sys.stdout.write(self._announcement + "\n")
             sys.stdout.flush()
+
+
+def _collect_seldom() -> None:
+    """Have the collector of cycles leave alone what is there for good, and look at the rest less often.
+
+    A decision makes thousands of objects and leaves about ten of them in cycles. With Python's own thresholds the
+    collector took 5 % of a decision's CPU time (230 us; 1.4 us so), and every seven hundred decisions held all of them
+    up for 0.08 s to look through modules and models. Between two collections lies at most `COLLECT_EVERY` garbage.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_EVERY)
 
 
 def _port(text: str) -> int:
