@@ -13,7 +13,7 @@ from app.domain.proposal import Direction
 MARK_MAX_AGE: Final = timedelta(days=7)
 """An equity mark older than this before its period's start is no baseline."""
 ZERO: Final = Decimal(0)
-MOST_SHARES: Final = 10**15
+MOST_SHARES: Final = Decimal(10**15)
 """No cap is reported above this: more shares than there are, and still exact in JSON."""
 
 
@@ -179,8 +179,8 @@ def period_loss(
 
 def whole_shares(room: Decimal, per_share: Decimal) -> int:
     """Divide room by a positive amount per share and truncate once; negative room is none."""
-    if room <= 0:
+    if room <= ZERO:
         return 0
     if room >= per_share * MOST_SHARES:
-        return MOST_SHARES
+        return int(MOST_SHARES)
     return int(room // per_share)

@@ -1,7 +1,7 @@
 """Name the exposure buckets of a symbol: its sector and themes, what the caller adds, or `unclassified`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -46,10 +46,11 @@ class BucketMap:
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
 
-    def of(self, symbol: str, requested: Iterable[str] = ()) -> tuple[str, ...]:
+    def of(self, symbol: str, requested: Collection[str] = ()) -> tuple[str, ...]:
         """Give a symbol's own buckets, then the requested ones not among them, or `unclassified` alone.
 
         A request can add a bucket, never take one away. Raises ValueError on a bad bucket name.
         """
-        buckets = dict.fromkeys((*self.entries.get(symbol, ()), *map(normalize_bucket, requested)))
+        own = self.entries.get(symbol, ())
+        buckets = dict.fromkeys((*own, *map(normalize_bucket, requested)) if requested else own)
         return tuple(buckets) or (UNCLASSIFIED,)

@@ -19,7 +19,7 @@ from app.domain.verdict import Judgement, RiskState, Ticket
 
 CENT: Final = Decimal("0.01")
 PRICE_DIGITS: Final = 6
-EXACT_IN_JSON: Final = 2**53
+EXACT_IN_JSON: Final = Decimal(2**53)
 LARGEST: Final = 1e300
 WIDE: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 """Precise enough to write any sum of what a request may hold."""
@@ -33,17 +33,20 @@ def utc_text(moment: datetime) -> str:
 
 def money_text(amount: Decimal) -> str:
     """Write dollars to the cent."""
-    return format(_cents(amount), "f")
+    return str(_cents(amount))
 
 
 def _cents(amount: Decimal) -> Decimal:
-    return amount.quantize(CENT, context=WIDE)
+    return WIDE.quantize(amount, CENT)
 
 
 def price_text(price: Decimal) -> str:
     """Write a price with at least two and at most six decimals."""
+    cents = _cents(price)
+    if cents == price:
+        return str(cents)
     digits = max(2, min(PRICE_DIGITS, -_exponent(price.normalize())))
-    return format(price.quantize(Decimal(1).scaleb(-digits), context=WIDE), "f")
+    return format(WIDE.quantize(price, Decimal(1).scaleb(-digits)), "f")
 
 
 def _exponent(value: Decimal) -> int:
@@ -60,7 +63,10 @@ def _number(reading: Reading) -> int | float | str | None:
 
 def finite(value: Decimal | float) -> float:
     """Write a statistic as a float that JSON can hold; what is beyond is cut to the largest."""
-    return max(-LARGEST, min(LARGEST, float(value)))
+    number = float(value)
+    if -LARGEST <= number <= LARGEST:
+        return number
+    return -LARGEST if number < 0 else LARGEST
 
 
 def decision_document(
@@ -218,14 +224,15 @@ def calibration_document(judgement: Judgement) -> Json:
 
 def gate_document(gate: GateResult) -> Json:
     """Write one line of the gates' report."""
+    name, status, observed, limit, unit, code, detail = gate
     return {
-        "gate": gate.gate,
-        "status": gate.status.value,
-        "observed": _number(gate.observed),
-        "limit": _number(gate.limit),
-        "unit": gate.unit,
-        "code": gate.code,
-        "detail": gate.detail,
+        "gate": name,
+        "status": str(status),
+        "observed": None if observed is None else _number(observed),
+        "limit": None if limit is None else _number(limit),
+        "unit": unit,
+        "code": code,
+        "detail": detail,
     }
 
 

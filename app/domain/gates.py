@@ -15,7 +15,7 @@ from datetime import timedelta
 from decimal import Decimal
 from enum import StrEnum
 from math import ceil
-from typing import Final
+from typing import Final, NamedTuple
 
 from app.domain.account import Account, AccountMode, AccountState, HaltState, PeriodLoss
 from app.domain.edge import Edge
@@ -82,12 +82,16 @@ class Code(StrEnum):
     MISSING_POSITION_STOP = "MISSING_POSITION_STOP"
 
 
+MILLISECOND: Final = timedelta(milliseconds=1)
+
 Reading = Decimal | int | str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """Hold what one gate found, without its name and unit."""
+class Finding(NamedTuple):
+    """Hold what one gate found, without its name and unit.
+
+    A named tuple, as a line of the report is: a candidate takes two dozen of each, made in a third of the time.
+    """
 
     status: GateStatus
     observed: Reading = None
@@ -96,8 +100,7 @@ class Finding:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateResult:
+class GateResult(NamedTuple):
     """Hold one line of the report."""
 
     gate: str
@@ -139,21 +142,21 @@ class Case:
         """Tell whether conviction is below the action threshold but permitted as a probe."""
         return (
             self.candidate is not None
+            and self.candidate.conviction < self.policy.action_threshold
             and probe_refusal(self) is None
-            and (self.candidate.conviction < self.policy.action_threshold)
         )
 
 
 def _passes(observed: Reading = None, limit: Reading = None, detail: str = "") -> Finding:
-    return Finding(status=GateStatus.PASS, observed=observed, limit=limit, detail=detail)
+    return Finding(GateStatus.PASS, observed, limit, None, detail)
 
 
 def _blocks(code: str, observed: Reading = None, limit: Reading = None, detail: str = "") -> Finding:
-    return Finding(status=GateStatus.BLOCK, observed=observed, limit=limit, code=code, detail=detail)
+    return Finding(GateStatus.BLOCK, observed, limit, code, detail)
 
 
 def _not_applicable(detail: str) -> Finding:
-    return Finding(status=GateStatus.NOT_APPLICABLE, detail=detail)
+    return Finding(GateStatus.NOT_APPLICABLE, None, None, None, detail)
 
 
 NO_SYMBOL: Final = _not_applicable("the snapshot does not hold the symbol")
@@ -199,7 +202,7 @@ def proposal_valid(case: Case) -> Finding:
 def snapshot_fresh(case: Case) -> Finding:
     """Refuse data that is too old, or from the future by more than 5 s."""
     age = case.state.now - case.market.as_of
-    observed = Decimal(age // timedelta(milliseconds=1)) / 1000
+    observed = Decimal(age // MILLISECOND) / 1000
     limit = case.policy.max_snapshot_age_s
     if age < -timedelta(seconds=FUTURE_TOLERANCE_S):
         return _blocks(Code.FUTURE_SNAPSHOT, observed, -FUTURE_TOLERANCE_S, "as_of lies in the future")
@@ -263,13 +266,11 @@ def stop_fault(*, candidate: Candidate, entry: Decimal, mid: Decimal) -> Code | 
     """
     if candidate.stop_loss is None:
         return Code.STOP_MISSING
-    references = [entry]
-    if candidate.entry_type in (EntryType.MARKET, EntryType.LIMIT):
-        references.append(mid)
+    fills_at_mid = candidate.entry_type in (EntryType.MARKET, EntryType.LIMIT)
     if candidate.is_long:
-        wrong = any(candidate.stop_loss >= reference for reference in references)
+        wrong = candidate.stop_loss >= entry or (fills_at_mid and candidate.stop_loss >= mid)
     else:
-        wrong = any(candidate.stop_loss <= reference for reference in references)
+        wrong = candidate.stop_loss <= entry or (fills_at_mid and candidate.stop_loss <= mid)
     return Code.STOP_WRONG_SIDE if wrong else None
 
 
@@ -533,15 +534,8 @@ class Gate:
         return self._report(_not_applicable(detail))
 
     def _report(self, finding: Finding) -> GateResult:
-        return GateResult(
-            gate=self.name,
-            status=finding.status,
-            observed=finding.observed,
-            limit=finding.limit,
-            unit=self.unit,
-            code=None if finding.code is None else str(finding.code),
-            detail=finding.detail,
-        )
+        status, observed, limit, code, detail = finding
+        return GateResult(self.name, status, observed, limit, self.unit, None if code is None else str(code), detail)
 
 
 GATES: Final = (
@@ -571,7 +565,7 @@ GATES: Final = (
 
 def judge_gates(case: Case) -> tuple[GateResult, ...]:
     """Evaluate every gate for one case, in order."""
-    return tuple(gate.judge(case) for gate in GATES)
+    return tuple([gate.judge(case) for gate in GATES])
 
 
 def skip_gates(detail: str) -> tuple[GateResult, ...]:

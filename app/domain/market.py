@@ -266,9 +266,11 @@ def resolve_market(snapshot: Snapshot, *, buckets: BucketMap) -> MarketView:
 def _resolve_symbol(
     sent: SymbolSnapshot, *, as_of: datetime, buckets: BucketMap, issues: list[DataIssue]
 ) -> SymbolView:
-    bars, dropped = usable_bars(sent.bars, as_of=as_of)
-    for reason, count in sorted(dropped.items()):
-        issues.append(DataIssue(symbol=sent.symbol, field="bars", issue=f"{count} dropped: {reason}"))
+    bars: tuple[Bar, ...] = ()
+    if sent.bars:
+        bars, dropped = usable_bars(sent.bars, as_of=as_of)
+        for reason, count in sorted(dropped.items()):
+            issues.append(DataIssue(symbol=sent.symbol, field="bars", issue=f"{count} dropped: {reason}"))
     claims: list[Claim] = []
     atr = _settle(sent, "atr", sent.atr, average_true_range(bars), larger=True, issues=issues, claims=claims)
     adv = _settle(sent, "adv", sent.adv, average_dollar_volume(bars), larger=False, issues=issues, claims=claims)
@@ -301,7 +303,7 @@ def _resolve_symbol(
 
 def _present(sent: SymbolSnapshot, name: str, value: Decimal | None, issues: list[DataIssue]) -> Decimal | None:
     """Treat a zero as missing, and say so."""
-    if value is not None and value == 0:
+    if value is not None and not value:
         issues.append(DataIssue(symbol=sent.symbol, field=name, issue="0 counts as missing"))
         return None
     return value

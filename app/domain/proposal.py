@@ -124,16 +124,17 @@ class Proposal:
     notes: str = ""
 
 
+PRICE_LIMIT: Final = Decimal(10**13)
 PRICE_FAULT: Final = "a price is not a positive finite number below 1e13"
 
 
-def _are_prices(*prices: Decimal | None) -> bool:
-    return all(price is None or (price.is_finite() and 0 < price < 10**13) for price in prices)
+def _is_price(price: Decimal | None) -> bool:
+    return price is None or (price.is_finite() and 0 < price < PRICE_LIMIT)
 
 
 def manage_fault(manage: Manage) -> str | None:
     """Name the first range fault of an exit or adjust, or None."""
-    if not _are_prices(manage.new_stop, manage.new_target):
+    if not (_is_price(manage.new_stop) and _is_price(manage.new_target)):
         return PRICE_FAULT
     percent = manage.reduce_pct
     if percent is not None and not (percent.is_finite() and 0 <= percent <= 100):
@@ -146,7 +147,7 @@ def candidate_fault(candidate: Candidate) -> str | None:
 
     The wire model has checked ranges already; a decider that does not come over the wire has not.
     """
-    if not _are_prices(candidate.entry_price, candidate.stop_loss, candidate.target_price):
+    if not (_is_price(candidate.entry_price) and _is_price(candidate.stop_loss) and _is_price(candidate.target_price)):
         return PRICE_FAULT
     if not P_WIN_PCT_RANGE[0] <= candidate.p_win_pct <= P_WIN_PCT_RANGE[1]:
         return "p_win_pct lies outside 1-99"

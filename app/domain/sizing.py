@@ -9,7 +9,8 @@ Notional caps divide by N = max(entry, mid). Room that cannot be known is no roo
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from app.domain.account import ZERO, Account, whole_shares
 from app.domain.costs import BPS
@@ -22,9 +23,8 @@ RISK_BUDGET: Final = "risk_budget"
 BUCKET_PREFIX: Final = "bucket:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cap:
-    """Hold one cap and the largest whole number of shares it allows."""
+class Cap(NamedTuple):
+    """Hold one cap and the largest whole number of shares it allows; a named tuple, for a candidate takes ten."""
 
     cap: str
     max_quantity: int
@@ -140,21 +140,21 @@ def size_entry(
             unit,
         ),
         ("leverage", wide["leverage"], unit),
-        *(
+        *[
             (
                 BUCKET_PREFIX + bucket,
                 exposure_room(policy.max_bucket_exposure_pct, exposure.by_bucket.get(bucket, ZERO)),
                 unit,
             )
             for bucket in view.buckets
-        ),
+        ],
         ("buying_power", wide["buying_power"], unit),
         ("order_notional", wide["order_notional"], unit),
         ("daily_notional", wide["daily_notional"], unit),
         ("adv_participation", policy.max_adv_participation * adv, unit),
     ]
-    caps = tuple(Cap(cap=name, max_quantity=whole_shares(room, divisor)) for name, room, divisor in rooms)
-    binding = min(caps, key=lambda cap: cap.max_quantity)
+    caps = tuple([Cap(name, whole_shares(room, divisor)) for name, room, divisor in rooms])
+    binding = min(caps, key=attrgetter("max_quantity"))
     return Sizing(
         quantity=binding.max_quantity,
         risk_per_share=per_share,

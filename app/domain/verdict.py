@@ -283,7 +283,7 @@ class _Judged:
 
     @property
     def blocked_by(self) -> tuple[str, ...]:
-        return tuple(gate.code for gate in self.gates if gate.code is not None)
+        return tuple([gate.code for gate in self.gates if gate.code is not None])
 
     @property
     def verdict(self) -> Verdict:
@@ -323,23 +323,26 @@ class _Court:
         judged.sort(key=lambda item: item.rank_key)
         chosen = judged[0]
         case, sizing = chosen.case, chosen.case.sizing
-        ticket = None
-        if chosen.verdict is not Verdict.BLOCKED and sizing is not None and case.entry is not None:
-            ticket = self._entry_ticket(case=case, candidate=chosen.candidate, entry=case.entry, sizing=sizing)
         summaries = tuple(
-            CandidateSummary(
-                symbol=item.candidate.symbol,
-                rank=rank,
-                verdict=item.verdict,
-                ev_r=None if item.case.edge is None else float(item.case.edge.ev_r),
-                blocked_by=item.blocked_by,
-            )
-            for rank, item in enumerate(judged, start=1)
+            [
+                CandidateSummary(
+                    symbol=item.candidate.symbol,
+                    rank=rank,
+                    verdict=item.verdict,
+                    ev_r=None if item.case.edge is None else float(item.case.edge.ev_r),
+                    blocked_by=item.blocked_by,
+                )
+                for rank, item in enumerate(judged, start=1)
+            ]
         )
+        verdict, blocked_by = summaries[0].verdict, summaries[0].blocked_by
+        ticket = None
+        if verdict is not Verdict.BLOCKED and sizing is not None and case.entry is not None:
+            ticket = self._entry_ticket(case=case, candidate=chosen.candidate, entry=case.entry, sizing=sizing)
         return self._judgement(
             proposal=proposal,
-            verdict=chosen.verdict,
-            reason_code=next(iter(chosen.blocked_by), None),
+            verdict=verdict,
+            reason_code=blocked_by[0] if blocked_by else None,
             candidate=chosen.candidate,
             view=case.view,
             ticket=ticket,

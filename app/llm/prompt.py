@@ -9,12 +9,15 @@ import hashlib
 import itertools
 import json
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
 from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import Any, Final
+
+import orjson
 
 from app.domain.account import ZERO, Account, Position
 from app.domain.exposure import mark_of
@@ -27,6 +30,12 @@ from app.llm.decider import Prompt
 from app.llm.wire import FORMAT_NOTE, TOOL_NAME, tool_definition
 
 CENT: Final = Decimal("0.01")
+EIGHT_DIGITS: Final = Context(prec=8, rounding=ROUND_HALF_EVEN)
+ALIKE_FROM: Final = 1e-4
+ALIKE_BELOW: Final = 1e16
+"""Every JSON writer writes numbers between these alike. Others are written as Python does: a stored prompt is made
+again byte for byte."""
+NOT_ASCII: Final = re.compile(r"[^\x00-\x7f]+")
 PROMPT_VERSION: Final = "1"
 """Raised with every change of what is rendered that the template's text does not show."""
 
@@ -125,29 +134,35 @@ def build_prompt(*, policy: Policy, market: MarketView, account: Account, bounds
         "as_of": _moment(market.as_of),
         **_known({"regime": market.regime}, of="", missing=missing),
         "account": _account(account, market=market, missing=missing),
-        "full_buckets": list(bounds.full_buckets),
+        "full_buckets": bounds.full_buckets,
         "market": [_symbol(view, missing=missing) for view in market.symbols],
         **_news(market.news),
         "options_flow": [_flow(flow) for flow in market.options_flow[:MAX_FLOWS]],
     }
-    blocked = f"none can pass ({', '.join(bounds.blocked_by)}); choose {', '.join(WITHOUT_ENTRY)}"
-    full = [view.symbol for view in market.symbols if not set(view.buckets).isdisjoint(bounds.full_buckets)]
+    full_buckets = set(bounds.full_buckets)
+    full = [view.symbol for view in market.symbols if full_buckets and not full_buckets.isdisjoint(view.buckets)]
     return Prompt(
         version=PROMPT_VERSION,
         template=TEMPLATE,
         template_hash=template_hash(),
         system=render_system(policy),
         user=USER_TEMPLATE.format(
-            entries="allowed" if bounds.entries_allowed else blocked,
+            entries=_entries(bounds),
             max_notional=_room(bounds.max_notional_usd),
             daily_room=_room(bounds.daily_loss_room_usd),
             weekly_room=_room(bounds.weekly_loss_room_usd),
             risk_budget=_room(bounds.risk_budget_usd),
             full=", ".join(full) or "none",
-            missing="\n".join(f"MISSING: {name}" for name in missing) or "Nothing is missing.",
+            missing="MISSING: " + "\nMISSING: ".join(missing) if missing else "Nothing is missing.",
             data=_json(data),
         ),
     )
+
+
+def _entries(bounds: EntryBounds) -> str:
+    if bounds.entries_allowed:
+        return "allowed"
+    return f"none can pass ({', '.join(bounds.blocked_by)}); choose {', '.join(WITHOUT_ENTRY)}"
 
 
 @lru_cache(maxsize=64)
@@ -232,6 +247,7 @@ def _position(position: Position, *, mark: Decimal | None, missing: list[str]) -
 
 
 def _symbol(view: SymbolView, *, missing: list[str]) -> dict[str, Any]:
+    sent = view.sent
     figures = {
         "price": view.price,
         "mid": view.mid,
@@ -239,22 +255,23 @@ def _symbol(view: SymbolView, *, missing: list[str]) -> dict[str, Any]:
         "atr": view.atr,
         "adv": view.adv,
         "avg_volume": view.average_daily_shares,
-        "volume": view.sent.volume,
+        "volume": sent.volume,
         "rsi": view.rsi,
         "ma_20": view.ma_20,
         "ma_50": view.ma_50,
-        "support": view.sent.support,
-        "resistance": view.sent.resistance,
-        "iv_rank": view.sent.iv_rank,
-        "market_cap": view.sent.market_cap,
-        "pe_ratio": view.sent.pe_ratio,
-        "earnings_date": view.sent.earnings_date,
-        "shortable": view.sent.shortable,
-        "borrow_rate": view.sent.borrow_rate,
+        "support": sent.support,
+        "resistance": sent.resistance,
+        "iv_rank": sent.iv_rank,
+        "market_cap": sent.market_cap,
+        "pe_ratio": sent.pe_ratio,
+        "earnings_date": sent.earnings_date,
+        "shortable": sent.shortable,
+        "borrow_rate": sent.borrow_rate,
     }
-    block = {"symbol": view.symbol} | _known(figures, of=f"{view.symbol}.", missing=missing)
-    block["buckets"] = list(view.buckets)
-    block["closes"] = [_number(bar.close) for bar in view.bars[-MAX_CLOSES:]]
+    block: dict[str, Any] = {"symbol": view.symbol}
+    block |= _known(figures, of=f"{view.symbol}.", missing=missing)
+    block["buckets"] = view.buckets
+    block["closes"] = [_number(bar.close) for bar in view.bars[-MAX_CLOSES:]] if view.bars else []
     if view.quote_fault is not None:
         block["quote_fault"] = view.quote_fault
     return block
@@ -284,7 +301,7 @@ def _news_item(item: NewsItem) -> dict[str, Any]:
         "relevance": _number(item.relevance_score),
         "sentiment": _number(item.sentiment_score),
     }
-    return {name: value for name, value in fields.items() if value not in (None, "", [])}
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
 
 
 def _flow(flow: OptionsFlow) -> dict[str, Any]:
@@ -296,7 +313,7 @@ def _flow(flow: OptionsFlow) -> dict[str, Any]:
         "sentiment": clean_text(flow.smart_money_sentiment, limit=40),
         "unusual": [clean_text(text, limit=120) for text in flow.unusual_activity[:MAX_UNUSUAL]],
     }
-    return {name: value for name, value in fields.items() if value not in (None, "", [])}
+    return {name: value for name, value in fields.items() if value is not None and value not in ("", [])}
 
 
 # --- how values are written ----------------------------------------------------------------------------
@@ -304,27 +321,41 @@ def _flow(flow: OptionsFlow) -> dict[str, Any]:
 
 def _known(values: Mapping[str, Any], *, of: str, missing: list[str]) -> dict[str, Any]:
     """Keep what is known, as JSON values, and note the rest as missing."""
-    missing.extend(of + name for name, value in values.items() if value is None)
-    return {name: _value(value) for name, value in values.items() if value is not None}
+    known: dict[str, Any] = {}
+    for name, value in values.items():
+        if value is None:
+            missing.append(of + name)
+        elif isinstance(value, Decimal):
+            known[name] = _number(value)
+        else:
+            known[name] = _value(value)
+    return known
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, bool | str):
         return value
-    return _number(value) if isinstance(value, Decimal | int | float) else value.isoformat()
+    return _number(value) if isinstance(value, int | float) else value.isoformat()
 
 
-def _number(value: Decimal | float | None) -> int | float | None:
+def _number(value: Decimal | float | None) -> int | float | orjson.Fragment | None:
     """Write a number with at most eight significant digits, whole where it is whole."""
-    if value is None or not math.isfinite(value):
+    if value is None:
         return None
-    rounded = float(f"{value:.8g}")
-    return int(rounded) if rounded.is_integer() else rounded
+    rounded = float(EIGHT_DIGITS.plus(value)) if isinstance(value, Decimal) else float(f"{value:.8g}")
+    if ALIKE_FROM <= abs(rounded) < ALIKE_BELOW or rounded == 0:
+        return int(rounded) if rounded.is_integer() else rounded
+    if not math.isfinite(rounded):
+        return None
+    return orjson.Fragment(str(int(rounded)) if rounded.is_integer() else repr(rounded))
 
 
 def _json(data: object) -> str:
     # Escaped to ASCII, and without "<", no text can show what it is not or end its block.
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = orjson.dumps(data).decode()
+    if not text.isascii():
+        text = NOT_ASCII.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return text.replace("<", "\\u003c")
 
 
 def _moment(moment: datetime) -> str:

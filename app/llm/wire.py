@@ -60,14 +60,15 @@ class InvalidReplyError(ValueError):
 
 def _word(vocabulary: type[StrEnum]) -> BeforeValidator:
     """Read a word whatever its letter case, which strict tools do not guarantee."""
+    words = {str(word): word for word in vocabulary}
 
     def read(value: object) -> object:
         if not isinstance(value, str):
             return value
         try:
-            return vocabulary(value.strip().lower())
-        except ValueError as error:
-            raise ValueError("must be one of " + ", ".join(vocabulary)) from error
+            return words[value.strip().lower()]
+        except KeyError as error:
+            raise ValueError("must be one of " + ", ".join(words)) from error
 
     return BeforeValidator(read)
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
@@ -558,7 +557,7 @@ def test_a_statistic_beyond_what_json_can_hold_is_cut_to_the_largest() -> None:
 
 def test_a_whole_figure_too_large_to_be_exact_in_json_is_a_float() -> None:
     # 2^53 is the last that every reader of JSON holds exactly; 1e25 is more than 64 bits.
-    gate = gate_document(replace(judged().gates[0], observed=Decimal("1e25"), limit=Decimal(2**53)))
+    gate = gate_document(judged().gates[0]._replace(observed=Decimal("1e25"), limit=Decimal(2**53)))
 
     assert (gate["observed"], gate["limit"]) == (1e25, 2**53)
     assert isinstance(gate["observed"], float)

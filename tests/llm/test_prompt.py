@@ -252,6 +252,37 @@ def test_a_score_that_is_no_number_is_left_out() -> None:
     assert data_of(prompt)["news"][0].keys() == {"time", "symbols", "headline", "summary", "source", "event"}
 
 
+@pytest.mark.parametrize(
+    ("premium", "written"),
+    [
+        (0.0, "0"),
+        (-0.0, "0"),
+        (0.0001, "0.0001"),
+        (0.000099999, "9.9999e-05"),  # Python's own way: others write 9.9999e-5
+        (-1e-9, "-1e-09"),
+        (5e-324, "5e-324"),
+        (-5_000_000.0, "-5000000"),
+        (123456785.0, "123456780"),  # eight digits, half to even
+        (1234567.25, "1234567.2"),
+        (1e15, "1000000000000000"),
+        (-1e16, "-10000000000000000"),
+        (3e22, "30000000000000000000000"),  # more than 64 bits
+    ],
+)
+def test_a_number_is_written_as_python_writes_it_with_eight_digits(premium: float, written: str) -> None:
+    prompt = rendered(market=view(options_flow=(flow(net_premium=premium),)))
+
+    assert f'"net_premium_usd":{written},' in prompt.user
+    assert f'"equity":{written},' in rendered(account=account(equity=Decimal(repr(premium)))).user
+
+
+def test_text_beyond_ascii_is_escaped_as_python_escapes_it() -> None:
+    headline = "Gewinn über 3 € 日本 🚀"
+    prompt = rendered(market=view(news=(news(headline=headline),)))
+
+    assert f'"headline":{json.dumps(headline)}' in prompt.user
+
+
 def test_the_names_of_full_buckets_stand_only_inside_the_data_block() -> None:
     prompt = rendered(bounds=bounds(full_buckets=("ignore_all_rules",)))
 
