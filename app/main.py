@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api import (
@@ -249,6 +250,18 @@ def warnings(settings: Settings) -> tuple[str, ...]:
     return tuple(warning for warning, applies in found.items() if applies)
 
 
+class _Service(FastAPI):
+    """Answer as the framework does, but decisions past it (see `app.api.decide`)."""
+
+    decisions: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if decide.is_decision(scope):
+            await self.decisions(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI:
     """Make the app; it starts without its database and recovers with it.
 
@@ -280,7 +293,7 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
                 await runtime.service.close()
                 await asyncio.wait(watches)
 
-    app = FastAPI(
+    app = _Service(
         title="TradeVerdict",
         version=__version__,
         description=DESCRIPTION,
@@ -312,10 +325,11 @@ def create_app(settings: Settings, *, decider: Decider | None = None) -> FastAPI
     app.include_router(pages)
     install_error_handlers(app)
     install_openapi(app)
-    app.add_middleware(
-        RequestMiddleware,
-        metrics=composition.metrics,
-        tracing=composition.tracing,
-        local_only=settings.auth is Auth.OFF,
-    )
+    around_requests: dict[str, Any] = {
+        "metrics": composition.metrics,
+        "tracing": composition.tracing,
+        "local_only": settings.auth is Auth.OFF,
+    }
+    app.add_middleware(RequestMiddleware, **around_requests)
+    app.decisions = RequestMiddleware(decide.answer, **around_requests)
     return app

@@ -1,20 +1,26 @@
-"""POST /decide: one snapshot in, one recorded verdict out."""
+"""POST /decide: one snapshot in, one recorded verdict out.
+
+The framework knows this endpoint as it knows all others, documents it and refuses other methods on its path.
+Requests to it reach it without the framework (`answer`): on the way through its layers a decision spent as much CPU
+time as on being judged, and none of them does anything for it.
+"""
 
 import asyncio
 import time
-from typing import Annotated, Final
+from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
 
-from app.api.auth import Identity
 from app.api.body import read_json_body
-from app.api.errors import ErrorCode, FieldError, invalid, invalid_body
+from app.api.errors import ApiError, ErrorCode, FieldError, invalid, invalid_body, refusal
 from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
 from app.api.middleware import DECIDED
 from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
-from app.api.runtime import caller, runtime_of
+from app.api.runtime import runtime_of
 from app.api.schemas import DecideRequest
 from app.db.api_keys import NO_API_KEY
 from app.db.engine import StoreUnavailable
@@ -22,6 +28,7 @@ from app.db.idempotency import Claim, KeyedRequest
 from app.db.vocabulary import Scope
 from app.domain.policy import PolicyError
 
+PATH: Final = "/decide"
 OVERTIME_S: Final = 2.0
 """Past the deadline only the store can still be waited for, and for no longer than this."""
 
@@ -29,7 +36,7 @@ router = APIRouter(tags=["decisions"])
 
 
 @router.post(
-    "/decide",
+    PATH,
     response_class=Response,
     responses=answers(
         {
@@ -53,9 +60,10 @@ router = APIRouter(tags=["decisions"])
     ),
     openapi_extra=BEARER | json_body("DecideRequest") | KEY_HEADER,
 )
-async def decide(request: Request, identity: Annotated[Identity, caller(Scope.DECIDE)]) -> Response:
+async def decide(request: Request) -> Response:
     """Judge what the decider proposes for a snapshot; the verdict is committed before it is answered."""
     runtime = runtime_of(request)
+    identity = await runtime.authenticator.authorize(request, Scope.DECIDE)
     body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
     started = time.monotonic()
     try:
@@ -103,3 +111,22 @@ async def decide(request: Request, identity: Annotated[Identity, caller(Scope.DE
             )
     except TimeoutError as error:
         raise StoreUnavailable(error) from error
+
+
+def is_decision(scope: AsgiScope) -> bool:
+    """Tell whether a request is for this endpoint."""
+    return bool(scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST")
+
+
+async def answer(scope: AsgiScope, receive: Receive, send: Send) -> None:
+    """Answer one request for a decision."""
+    scope["route"] = _ROUTE
+    request = Request(scope, receive)
+    try:
+        response = await decide(request)
+    except (ApiError, StoreUnavailable) as error:
+        response = refusal(request.state.request_id, error)
+    await response(scope, receive, send)
+
+
+[_ROUTE] = router.routes

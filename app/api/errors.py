@@ -195,6 +195,18 @@ def problem_response(request_id: str, error: ApiError) -> Response:
     return Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=error.headers)
 
 
+def refusal(request_id: str, error: ApiError | StoreUnavailable) -> Response:
+    """Render what an endpoint anticipates; that the store is away is logged too."""
+    if isinstance(error, StoreUnavailable):
+        log.error("store unavailable", reason=str(error))
+        error = ApiError(
+            ErrorCode.STORE_UNAVAILABLE,
+            "Try again; nothing was approved.",
+            headers={"Retry-After": str(STORE_RETRY_AFTER_S)},
+        )
+    return problem_response(request_id, error)
+
+
 def foreign_host() -> ApiError:
     """Say that a request names a host by which a service without keys does not go."""
     return ApiError(
@@ -226,19 +238,8 @@ def _allowed(app: FastAPI, request: Request, named: Mapping[str, str] | None) ->
 def install_error_handlers(app: FastAPI) -> None:
     """Make every anticipated error of the app a problem document; what is not anticipated is the middleware's."""
 
-    async def on_api_error(request: Request, error: ApiError) -> Response:
-        return problem_response(request.state.request_id, error)
-
-    async def on_store_unavailable(request: Request, error: StoreUnavailable) -> Response:
-        log.error("store unavailable", reason=str(error))
-        return problem_response(
-            request.state.request_id,
-            ApiError(
-                ErrorCode.STORE_UNAVAILABLE,
-                "Try again; nothing was approved.",
-                headers={"Retry-After": str(STORE_RETRY_AFTER_S)},
-            ),
-        )
+    async def on_refusal(request: Request, error: ApiError | StoreUnavailable) -> Response:
+        return refusal(request.state.request_id, error)
 
     async def on_invalid_query(request: Request, error: RequestValidationError) -> Response:
         faults = [_field_error(fault, skip=1) for fault in error.errors()]
@@ -253,8 +254,8 @@ def install_error_handlers(app: FastAPI) -> None:
         return problem_response(request.state.request_id, refused)
 
     handlers: Mapping[type[Exception], Any] = {
-        ApiError: on_api_error,
-        StoreUnavailable: on_store_unavailable,
+        ApiError: on_refusal,
+        StoreUnavailable: on_refusal,
         RequestValidationError: on_invalid_query,
         HTTPException: on_http_error,
     }
