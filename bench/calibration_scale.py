@@ -77,6 +77,13 @@ INSERT INTO calibration_daily
 SELECT day, source, forecast, decider, percent, sum(win), sum(loss), sum(scratch), sum(timeout)
 FROM calibration_counts GROUP BY 1, 2, 3, 4, 5
 """
+PERCENT_SUMS = f"""
+INSERT INTO calibration_sums
+SELECT day, source, forecast, decider,
+    CASE WHEN percent <= 30 THEN 0 WHEN percent <= 50 THEN 31 WHEN percent <= 70 THEN 51 ELSE 71 END,
+    {", ".join(f"sum({name}), sum({name} * percent), sum({name} * percent * percent)" for name in CLASSES)}
+FROM calibration_daily GROUP BY 1, 2, 3, 4, 5
+"""
 SUMS = f"""
 INSERT INTO outcome_sums
 SELECT day, account_id, decider, setup, direction, source, {PER_CLASS},
@@ -100,7 +107,7 @@ async def load(url: str, decisions: int) -> None:
     try:
         await connection.execute("SET session_replication_role = 'replica'")  # the decisions' bodies are left out
         await connection.execute(FORECASTS, decisions, timeout=3600)
-        for statement in (COUNTS, DAILY, SUMS, DECISIONS):
+        for statement in (COUNTS, DAILY, PERCENT_SUMS, SUMS, DECISIONS):
             await connection.execute(statement, timeout=3600)
         await connection.execute("VACUUM ANALYZE", timeout=3600)
     finally:

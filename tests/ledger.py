@@ -15,6 +15,7 @@ import asyncpg
 from app.db.engine import Connection
 
 CLASSES: Final = ("win", "loss", "scratch", "timeout")
+PERCENT_SUMS: Final = tuple(f"{name}{of}" for name in CLASSES for of in ("", "_percents", "_squares"))
 SUMS: Final = (*CLASSES, *(f"r_{name}" for name in CLASSES), "r_squares", "ev_n", "ev", "ev_r")
 BLOCKS: Final = ("blocked", "resolved", "won", "r")
 HAIKU: Final = "anthropic/claude-haiku-5-5"
@@ -75,12 +76,23 @@ class Decided:
     decisions: int = 1
 
 
-async def keep(connection: Connection, forecasts: Sequence[Foretold] = (), decisions: Iterable[Decided] = ()) -> None:
-    """Store forecasts without the decisions they belong to, and all that is counted; as the owner of the tables."""
+async def keep(
+    connection: Connection,
+    forecasts: Sequence[Foretold] = (),
+    decisions: Iterable[Decided] = (),
+    *,
+    sums_of_percents: bool = True,
+) -> None:
+    """Store forecasts without the decisions they belong to, and all that is counted; as the owner of the tables.
+
+    `sums_of_percents` is false in a database from before there were any.
+    """
     await connection.execute("SET session_replication_role = 'replica'")
     await _insert(connection, "forecasts", [_row(forecast) for forecast in forecasts])
     await _insert(connection, "calibration_counts", _counted(forecasts, _fine_key), amounts=CLASSES)
     await _insert(connection, "calibration_daily", _counted(forecasts, _rollup_key), amounts=CLASSES)
+    if sums_of_percents:
+        await _insert(connection, "calibration_sums", _percents_summed(forecasts), amounts=PERCENT_SUMS)
     await _insert(connection, "outcome_sums", _summed(forecasts), amounts=SUMS)
     await _insert(connection, "gate_sums", _blocked(forecasts), amounts=BLOCKS)
     await _insert(connection, "decision_counts", [vars(decided) for decided in decisions], amounts=("decisions",))
@@ -181,6 +193,18 @@ def _counted(forecasts: Iterable[Foretold], key_of: Any) -> list[dict[str, Any]]
             for kind, percent in forecast.said.items():
                 counts[tuple(key_of(forecast, source, kind, percent).items())][outcome] += 1
     return [dict(key) | {name: of[name] for name in CLASSES} for key, of in counts.items()]
+
+
+def _percents_summed(forecasts: Iterable[Foretold]) -> list[dict[str, Any]]:
+    sums: defaultdict[tuple[Any, ...], Counter[str]] = defaultdict(Counter)
+    for forecast in forecasts:
+        for source, (outcome, _) in forecast.labels.items():
+            for kind, percent in forecast.said.items():
+                lower = max(lower for lower in (0, 31, 51, 71) if lower <= percent)
+                of = sums[forecast.day, source, kind, forecast.decider, lower]
+                of.update({outcome: 1, f"{outcome}_percents": percent, f"{outcome}_squares": percent**2})
+    names = ("day", "source", "forecast", "decider", "lower")
+    return [dict(zip(names, key, strict=True)) | {name: of[name] for name in PERCENT_SUMS} for key, of in sums.items()]
 
 
 def _summed(forecasts: Iterable[Foretold]) -> list[dict[str, Any]]:

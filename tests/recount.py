@@ -24,6 +24,13 @@ _CLASSES: Final = """
 count(*) FILTER (WHERE outcome = 'win') AS win, count(*) FILTER (WHERE outcome = 'loss') AS loss,
 count(*) FILTER (WHERE outcome = 'scratch') AS scratch, count(*) FILTER (WHERE outcome = 'timeout') AS timeout
 """
+_CLASS_NAMES: Final = ("win", "loss", "scratch", "timeout")
+_PERCENT_SUMS: Final = ", ".join(
+    f"count(*) FILTER (WHERE outcome = '{name}') AS {name}, "
+    f"coalesce(sum(percent) FILTER (WHERE outcome = '{name}'), 0) AS {name}_percents, "
+    f"coalesce(sum(percent * percent) FILTER (WHERE outcome = '{name}'), 0) AS {name}_squares"
+    for name in _CLASS_NAMES
+)
 _SAID: Final = """
 FROM labelled CROSS JOIN LATERAL (VALUES
     ('p_win', p_win_percent), ('p_win_calibrated', p_win_calibrated_percent), ('conviction', conviction)
@@ -40,6 +47,13 @@ _ANEW: Final = {
         {_LABELLED}
         SELECT day, source, forecast, decider, percent, {_CLASSES}
         {_SAID} GROUP BY day, source, forecast, decider, percent
+    """,
+    "calibration_sums": f"""
+        {_LABELLED}
+        SELECT day, source, forecast, decider,
+            CASE WHEN percent BETWEEN 0 AND 30 THEN 0 WHEN percent BETWEEN 31 AND 50 THEN 31
+            WHEN percent BETWEEN 51 AND 70 THEN 51 ELSE 71 END AS lower, {_PERCENT_SUMS}
+        {_SAID} GROUP BY day, source, forecast, decider, lower
     """,
     "outcome_sums": f"""
         {_LABELLED}
@@ -70,10 +84,10 @@ _ANEW: Final = {
         FROM llm_decisions GROUP BY 1, 2, 3, 4, 5, 6
     """,
 }
-_CLASS_NAMES: Final = ("win", "loss", "scratch", "timeout")
 _AMOUNTS: Final = {
     "calibration_counts": _CLASS_NAMES,
     "calibration_daily": _CLASS_NAMES,
+    "calibration_sums": tuple(f"{name}{of}" for name in _CLASS_NAMES for of in ("", "_percents", "_squares")),
     "outcome_sums": (
         *(*_CLASS_NAMES, "r_win", "r_loss", "r_scratch", "r_timeout"),
         *("r_squares", "ev_n", "ev", "ev_r"),

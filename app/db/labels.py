@@ -24,6 +24,7 @@ from app.domain.lifecycle import Event
 from app.domain.outcome import ForecastKind, Outcome, OutcomeClass, Plan, executed_outcome, holding_s
 from app.domain.proposal import Direction, EntryType
 from app.domain.scoring import Contribution, Labels, contribution
+from app.domain.tally import bucket_of
 from app.domain.triple_barrier import PaperLabel, PaperState
 
 _COLUMNS: Final = """
@@ -41,12 +42,21 @@ _LABEL: Final = ("outcome", "r_multiple", "entered_at", "exit_at", "exit_price")
 
 # The rows must be there before they are changed: an upsert would be refused, for a CHECK is asked of the row as
 # proposed, and a step down proposes less than nothing.
+_MOVE_PERCENTS: Final = ", ".join(
+    f"{name}{of} = sums.{name}{of} + cell.{name}{times}"
+    for name in _CLASSES
+    for of, times in (("", ""), ("_percents", " * percent"), ("_squares", " * percent * percent"))
+)
 _MAKE_COUNTS: Final = """
 WITH cell AS (
-    SELECT * FROM unnest($7::text[], $8::text[], $9::smallint[]) AS cell (source, forecast, percent)
+    SELECT * FROM unnest($7::text[], $8::text[], $9::smallint[], $10::smallint[])
+        AS cell (source, forecast, percent, lower)
 ), daily AS (
     INSERT INTO calibration_daily (day, decider, source, forecast, percent)
     SELECT $1, $3, source, forecast, percent FROM cell ON CONFLICT DO NOTHING
+), percents AS (
+    INSERT INTO calibration_sums (day, decider, source, forecast, lower)
+    SELECT $1, $3, source, forecast, lower FROM cell ON CONFLICT DO NOTHING
 ), sums AS (
     INSERT INTO outcome_sums (day, account_id, decider, setup, direction, source)
     SELECT DISTINCT $1::date, $2, $3, $5, $6, source FROM cell ON CONFLICT DO NOTHING
@@ -54,11 +64,17 @@ WITH cell AS (
 INSERT INTO calibration_counts (day, account_id, decider, prompt_hash, setup, direction, source, forecast, percent)
 SELECT $1, $2, $3, $4, $5, $6, source, forecast, percent FROM cell ON CONFLICT DO NOTHING
 """
-_MOVE_COUNTS: Final = """
+# A forecast has one percent of each kind, so that no two cells are of one bucket.
+_MOVE_COUNTS: Final = f"""
 WITH cell AS (
     SELECT * FROM unnest(
-        $7::text[], $8::text[], $9::smallint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[]
-    ) AS cell (source, forecast, percent, win, loss, scratch, timeout)
+        $7::text[], $8::text[], $9::smallint[], $10::smallint[], $11::bigint[], $12::bigint[], $13::bigint[],
+        $14::bigint[]
+    ) AS cell (source, forecast, percent, lower, win, loss, scratch, timeout)
+), percents AS (
+    UPDATE calibration_sums AS sums SET {_MOVE_PERCENTS}
+    FROM cell WHERE sums.day = $1 AND sums.decider = $3 AND sums.source = cell.source
+        AND sums.forecast = cell.forecast AND sums.lower = cell.lower
 ), daily AS (
     UPDATE calibration_daily AS count SET
         win = count.win + cell.win, loss = count.loss + cell.loss,
@@ -72,7 +88,7 @@ UPDATE calibration_counts AS count SET
 FROM cell WHERE count.day = $1 AND count.account_id = $2 AND count.decider = $3 AND count.prompt_hash = $4
     AND count.setup = $5 AND count.direction = $6 AND count.source = cell.source
     AND count.forecast = cell.forecast AND count.percent = cell.percent
-"""
+"""  # noqa: S608 (constants only)
 _MOVE_SUMS: Final = f"""
 UPDATE outcome_sums SET {", ".join(f"{name} = {name} + ${number}" for number, name in enumerate(_SUMS, start=7))}
 WHERE day = $1 AND account_id = $2 AND decider = $3 AND setup = $4 AND direction = $5 AND source = $6
@@ -175,10 +191,10 @@ async def _move(connection: Connection, forecast: StoredForecast, change: Contri
     await connection.execute("SELECT pg_advisory_xact_lock($1)", LABEL_LOCK)
     key = (forecast.day, forecast.account_id, forecast.decider)
     kept = (*key, forecast.prompt_hash, forecast.setup, forecast.plan.direction)
-    cells = sorted({(source, kind, percent) for source, kind, percent, _ in change.counts})
+    cells = sorted({(source, kind, percent, bucket_of(percent)) for source, kind, percent, _ in change.counts})
     if cells:
         names = tuple(list(column) for column in zip(*cells, strict=True))
-        steps = [[change.counts.get((*cell, name), 0) for cell in cells] for name in OutcomeClass]
+        steps = [[change.counts.get((*cell[:3], name), 0) for cell in cells] for name in OutcomeClass]
         await connection.execute(_MAKE_COUNTS, *kept, *names)
         await connection.execute(_MOVE_COUNTS, *kept, *names, *steps)
     for source in sorted({source for source, _ in change.sums}):

@@ -2,8 +2,10 @@
 
 No decision and no resolved forecast is read, however many there are. The database adds up: of each group travel one
 row per whole percent and one per day. The usual question (every account, and no group but by decider) is answered from
-the rollup `calibration_daily`; any other from `calibration_counts`, which is as fine as its keys, so it may take
-longer and only `DETAILED_AT_ONCE` of them run at a time in one process: the other connections are for decisions.
+the rollups `calibration_daily` and, without groups, `calibration_sums`: percents are added up from the one, days and
+buckets of conviction from the other, whose few rows a day are as many in a store of any size. Any other question is
+answered from `calibration_counts`, which is as fine as its keys, so it may take longer and only `DETAILED_AT_ONCE` of
+them run at a time in one process: the other connections are for decisions.
 
 Everything that one answer is made of is one reading of the store, by one transaction.
 """
@@ -27,7 +29,7 @@ from app.domain.gates import Code
 from app.domain.outcome import ForecastKind, LabelSource, OutcomeClass
 from app.domain.proposal import Mode, ModelFailure, Setup
 from app.domain.setups import SetupSums
-from app.domain.tally import ClassCounts, DaySums, PercentSums, Tally
+from app.domain.tally import BucketSums, ClassCounts, DaySums, PercentSums, Tally, bucket_sums
 from app.domain.verdict import Verdict
 
 STATEMENT_S: Final = 10.0
@@ -132,12 +134,12 @@ class EvSums:
 class CalibrationRecord:
     """Hold all that a report of one group is made of; None is what is not kept by the key of the groups.
 
-    `tally` is of the forecast asked for, `convictions` of stated conviction. `pending` forecasts wait for their first
+    `tally` is of the forecast asked for, `convictions` sums stated conviction. `pending` forecasts wait for their first
     label. Breaches are approved forecasts that a gate of the kind had blocked: there are none.
     """
 
     tally: Tally
-    convictions: Tally
+    convictions: tuple[BucketSums, ...]
     pending: int = 0
     liquidity_violations: int = 0
     correlation_breaches: int = 0
@@ -195,7 +197,8 @@ _UNGROUPED: Final = "NULL::text"
 _Key: TypeAlias = str | None
 """The key of a group; None stands for all together."""
 _CLASSES: Final = tuple(name.value for name in OutcomeClass)
-_RESOLVED: Final = " + ".join(f"sum({name})" for name in _CLASSES)
+# Rows are many and each is small: floats add them up in half the time, and are exact to 2^53.
+_RESOLVED: Final = " + ".join(f"sum({name}::float8)" for name in _CLASSES)
 _DETAILED: WeakKeyDictionary[ConnectionPool, asyncio.Semaphore] = WeakKeyDictionary()
 
 # In the words of the index `forecasts_breaching`.
@@ -209,7 +212,7 @@ _TODAY: Final = "SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date"
 _IN_PERIOD: Final = "day BETWEEN $1 AND $2"
 
 
-def _sums(of: str = "{}") -> str:
+def _sums(of: str = "{}::float8") -> str:
     return ", ".join(f"sum({of.format(name)})::bigint" for name in _CLASSES)
 
 
@@ -219,9 +222,25 @@ def _listed(codes: Iterable[str]) -> str:
 
 _NAMED_SUMS: Final = ", ".join(f"sum({name})::bigint AS {name}" for name in _CLASSES)
 _PERCENT_SUMS: Final = f"{_sums()}, {', '.join(['NULL::bigint'] * 2 * len(_CLASSES))}"
-_DAY_SUMS: Final = f"{_sums()}, {_sums('{} * percent')}, {_sums('{} * percent * percent')}"
+_KEPT_SUMS: Final = f"{_sums()}, {_sums('{}_percents::float8')}, {_sums('{}_squares::float8')}"
+_DAY_SUMS: Final = f"{_sums()}, {_sums('{}::float8 * percent')}, {_sums('{}::float8 * percent * percent')}"
 
-# A row per kind of forecast and percent; a row per day of the kind $4, which is the one that is scored.
+# A row per percent and one per day of the kind $4, which is the one that is scored; a row per bucket of conviction,
+# which is $5.
+_USUAL_TALLIES: Final = f"""
+SELECT NULL::text, $4, percent, NULL::date, {_PERCENT_SUMS}, NULL::bigint FROM calibration_daily
+WHERE {{where}} AND source = ANY ($3) AND forecast = $4
+GROUP BY percent HAVING {_RESOLVED} > 0
+UNION ALL
+SELECT NULL, $4, NULL, day, {_KEPT_SUMS}, NULL FROM calibration_sums
+WHERE {{where}} AND source = ANY ($3) AND forecast = $4
+GROUP BY day HAVING {_RESOLVED} > 0
+UNION ALL
+SELECT NULL, NULL, lower, NULL, {_KEPT_SUMS}, NULL FROM calibration_sums
+WHERE {{where}} AND source = ANY ($3) AND forecast = $5
+GROUP BY lower HAVING {_RESOLVED} > 0
+"""  # noqa: S608 (constants only)
+# A row per kind of forecast and percent, and one per day of the kind $4.
 _TALLIES: Final = f"""
 SELECT NULL::text, forecast, percent, NULL::date, {_PERCENT_SUMS}, NULL::bigint FROM {{table}}
 WHERE {{where}} AND source = ANY ($3) AND forecast IN ($4, $5)
@@ -231,8 +250,7 @@ SELECT NULL, $4, NULL, day, {_DAY_SUMS}, NULL FROM {{table}}
 WHERE {{where}} AND source = ANY ($3) AND forecast = $4
 GROUP BY day HAVING {_RESOLVED} > 0
 """  # noqa: S608 (constants only)
-# The same of each group, and in the last column how many groups there are. Cells are many and each is small: floats
-# add them up in half the time, and are exact to 2^53.
+# The same of each group, and in the last column how many groups there are.
 _GROUP_TALLIES: Final = f"""
 WITH cell AS MATERIALIZED (
     SELECT {{key}} AS key, day, forecast, percent, {", ".join(f"sum({name}::float8) AS {name}" for name in _CLASSES)}
@@ -440,7 +458,8 @@ class _Reading:
     ) -> tuple[dict[_Key, CalibrationRecord], int]:
         """Read the record of each group, or under the key None that of all; and tell how many groups there are."""
         key = _UNGROUPED if group_by is None else _COLUMNS[group_by]
-        tallies = _TALLIES if group_by is None else _GROUP_TALLIES
+        ungrouped = _USUAL_TALLIES if self._accounts is None else _TALLIES
+        tallies = ungrouped if group_by is None else _GROUP_TALLIES
         rows = await self.fetch(tallies, self.sources, forecast, ForecastKind.CONVICTION, key=key)
         parts = [part for part, kept_by in _ASIDE.items() if group_by in kept_by]
         values = [self.sources] if _EV in parts else []
@@ -452,7 +471,7 @@ class _Reading:
         records = {
             key: CalibrationRecord(
                 tally=_tally(of_key, forecast),
-                convictions=_tally(of_key, ForecastKind.CONVICTION),
+                convictions=_convictions(of_key),
                 pending=told.get(("pending", key), _NOTHING)[0],
                 liquidity_violations=told.get(("breaches", key), _NOTHING)[0],
                 correlation_breaches=told.get(("breaches", key), _NOTHING)[1],
@@ -467,24 +486,39 @@ class _Reading:
 _NOTHING: Final = (0, 0, 0, 0, Decimal(0), Decimal(0))
 
 
+def _convictions(rows: Iterable[asyncpg.Record]) -> tuple[BucketSums, ...]:
+    """Take the buckets of conviction from the rows of one group, or sum them from its rows by percent."""
+    buckets = tuple(BucketSums(lower=row[2], **_class_sums(row)) for row in rows if row[1] is None)
+    return buckets or bucket_sums(_tally(rows, ForecastKind.CONVICTION))
+
+
 def _tally(rows: Iterable[asyncpg.Record], forecast: ForecastKind) -> Tally:
     """Build the tally of one kind of forecast from the rows of one group; convictions have no days of their own."""
     by_percent: dict[int, ClassCounts] = {}
     by_day: list[DaySums] = []
-    for _, kind, percent, day, win, loss, scratch, timeout, *sums, _ in rows:
+    for row in rows:
+        _, kind, percent, day, win, loss, scratch, timeout, *_ = row
         if kind != forecast:
             continue
-        counts = (win, loss, scratch, timeout)
         if day is None:
-            by_percent[percent] = ClassCounts(**dict(zip(_CLASSES, counts, strict=True)))
+            by_percent[percent] = ClassCounts(win=win, loss=loss, scratch=scratch, timeout=timeout)
         else:
-            classes = zip(_CLASSES, counts, sums[: len(_CLASSES)], sums[len(_CLASSES) :], strict=True)
-            by_day.append(
-                DaySums(day=day, **{name: PercentSums(n=n, percents=p, squares=s) for name, n, p, s in classes})
-            )
+            by_day.append(DaySums(day=day, **_class_sums(row)))
     return Tally(
         by_percent=dict(sorted(by_percent.items())), by_day=tuple(sorted(by_day, key=lambda sums: sums.day or date.min))
     )
+
+
+def _class_sums(row: asyncpg.Record) -> dict[str, PercentSums]:
+    """Read the three sums of each class, which follow the key, the kind, the percent and the day."""
+    first = 4
+    n, percents, squares = (
+        row[at : at + len(_CLASSES)] for at in range(first, first + 3 * len(_CLASSES), len(_CLASSES))
+    )
+    return {
+        name: PercentSums(n=of_n, percents=of_percents, squares=of_squares)
+        for name, of_n, of_percents, of_squares in zip(_CLASSES, n, percents, squares, strict=True)
+    }
 
 
 def _activity(told: tuple[Any, ...]) -> Activity:

@@ -48,6 +48,7 @@ from app.domain.model_call import CANCELLED, PROPOSED, WARMED
 from app.domain.outcome import ForecastKind, LabelSource, OutcomeClass
 from app.domain.proposal import Direction, EntryType, Mode, ModelFailure, Setup
 from app.domain.recalibration import CalibratorState
+from app.domain.tally import CONVICTION_BUCKETS
 from app.domain.triple_barrier import PaperState
 from app.domain.verdict import Verdict
 
@@ -482,6 +483,9 @@ decision_events = Table(
 )
 
 
+_PERCENT_SUMS: Final = tuple(f"{name}{of}" for name in OutcomeClass for of in ("", "_percents", "_squares"))
+
+
 def _counts_per_class() -> list[Column[Any]]:
     return [Column(name, BigInteger, nullable=False, server_default=text("0")) for name in OutcomeClass]
 
@@ -608,6 +612,24 @@ calibration_daily = Table(
     _one_of("forecast", ForecastKind),
     CheckConstraint("percent BETWEEN 0 AND 100", name="percent"),
     *_counts(*OutcomeClass),
+)
+
+calibration_sums = Table(
+    "calibration_sums",
+    metadata,
+    # What the forecasts of a day amount to by bucket of conviction, `lower` being the least percent in it: per
+    # outcome how many they are, and the sums of their percents and of the squares of these.
+    Column("day", Date, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("forecast", Text, nullable=False),
+    Column("decider", Text, nullable=False),
+    Column("lower", SmallInteger, nullable=False),
+    *[Column(name, BigInteger, nullable=False, server_default=text("0")) for name in _PERCENT_SUMS],
+    PrimaryKeyConstraint("day", "source", "forecast", "decider", "lower"),
+    _one_of("source", LabelSource),
+    _one_of("forecast", ForecastKind),
+    CheckConstraint(f"lower IN ({', '.join(str(lower) for lower, _ in CONVICTION_BUCKETS)})", name="lower"),
+    *_counts(*_PERCENT_SUMS),
 )
 
 outcome_sums = Table(
@@ -826,6 +848,7 @@ UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "calibration_counts": _PER_CLASS,
     "calibration_daily": _PER_CLASS,
+    "calibration_sums": _PERCENT_SUMS,
     "outcome_sums": (*_PER_CLASS, *(f"r_{name}" for name in _PER_CLASS), "r_squares", "ev_n", "ev", "ev_r"),
     "gate_sums": ("blocked", "resolved", "won", "r"),
     "decision_counts": ("decisions",),

@@ -17,6 +17,7 @@ The rules of the report:
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -31,6 +32,7 @@ from app.domain.evidence import (
     spiegelhalter_z,
 )
 from app.domain.logistic import Cox, fit_calibration_in_the_large, fit_cox
+from app.domain.outcome import OutcomeClass
 from app.domain.reliability import (
     Bin,
     IsotonicPoint,
@@ -47,6 +49,7 @@ from app.domain.scores import (
     CLIP_PERCENT,
     Corp,
     Murphy,
+    Pool,
     area_under_curve,
     brier_score,
     brier_skill,
@@ -58,7 +61,17 @@ from app.domain.scores import (
     pooled,
     sharpness,
 )
-from app.domain.tally import ClassCounts, DaySums, PercentSums, ScratchRule, Tally, score
+from app.domain.tally import (
+    CONVICTION_BUCKETS,
+    BucketSums,
+    ClassCounts,
+    DaySums,
+    PercentSums,
+    ScratchRule,
+    Tally,
+    points_of,
+    score,
+)
 
 __all__ = [
     "Bin",
@@ -84,7 +97,6 @@ MIN_DECISIONS: Final = 20
 SEED_BRIER: Final = 0.20
 SEED_SLOPE: Final = (0.8, 1.2)
 SEED_CALIBRATION_ERROR: Final = 0.10
-CONVICTION_BUCKETS: Final = ((0, 30), (31, 50), (51, 70), (71, 100))
 
 Interval: TypeAlias = tuple[float, float]
 
@@ -246,13 +258,11 @@ def calibration_report(
     )
 
 
-def conviction_buckets(tally: Tally, *, scratch: ScratchRule = ScratchRule.ZERO) -> tuple[ConvictionBucket, ...]:
-    """Sum a tally of conviction by the first system's buckets: 0-30, 31-50, 51-70, 71-100."""
-    rows = score(tally, scratch=scratch).rows
-    pools = [
-        (lower, upper, pooled([row for row in rows if lower <= row.percent <= upper]))
-        for lower, upper in CONVICTION_BUCKETS
-    ]
+def conviction_buckets(
+    sums: Iterable[BucketSums], *, scratch: ScratchRule = ScratchRule.ZERO
+) -> tuple[ConvictionBucket, ...]:
+    """Score the sums of conviction by the first system's buckets: 0-30, 31-50, 51-70, 71-100."""
+    pools = {of.lower: _pool(of, scratch=scratch) for of in sums}
     return tuple(
         ConvictionBucket(
             lower=lower,
@@ -261,8 +271,21 @@ def conviction_buckets(tally: Tally, *, scratch: ScratchRule = ScratchRule.ZERO)
             win_rate=pool.observed if pool.n else None,
             mean_forecast=pool.mean_forecast if pool.n else None,
         )
-        for lower, upper, pool in pools
+        for lower, upper in CONVICTION_BUCKETS
+        for pool in [pools.get(lower, Pool(n=0, percents=0, points=0))]
     )
+
+
+def _pool(sums: BucketSums, *, scratch: ScratchRule) -> Pool:
+    """Apply a scratch rule to a bucket."""
+    n = percents = points = 0
+    for outcome in OutcomeClass:
+        if (v := points_of(outcome, scratch=scratch)) is not None:
+            of_class = sums.of(outcome)
+            n += of_class.n
+            percents += of_class.percents
+            points += v * of_class.n
+    return Pool(n=n, percents=percents, points=points)
 
 
 def _counts(counts: ClassCounts) -> Counts:

@@ -20,6 +20,8 @@ from typing import Final, Self
 from app.domain.outcome import OutcomeClass
 
 PERCENTS: Final = range(101)
+CONVICTION_BUCKETS: Final = ((0, 30), (31, 50), (51, 70), (71, 100))
+"""The first system's buckets of conviction, both ends included, in percent."""
 
 
 class ScratchRule(StrEnum):
@@ -118,6 +120,26 @@ class DaySums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BucketSums:
+    """Hold what the forecasts of one bucket amount to, by class; `lower` is the least percent in it."""
+
+    lower: int
+    win: PercentSums = PercentSums()
+    loss: PercentSums = PercentSums()
+    scratch: PercentSums = PercentSums()
+    timeout: PercentSums = PercentSums()
+
+    def of(self, outcome: OutcomeClass) -> PercentSums:
+        of_class: PercentSums = getattr(self, outcome)
+        return of_class
+
+
+def bucket_of(percent: int) -> int:
+    """Return the least percent of a whole percent's bucket of conviction."""
+    return next(lower for lower, upper in CONVICTION_BUCKETS if percent <= upper)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """Hold resolved decisions by percent and class, and by day and class.
 
@@ -186,6 +208,18 @@ class Tally:
         """Tell whether the day of every decision is known."""
         dated = sum(sums.resolved for sums in self.by_day if sums.day is not None)
         return dated == self.counts.resolved
+
+
+def bucket_sums(tally: Tally) -> tuple[BucketSums, ...]:
+    """Sum a tally by bucket of conviction, empty ones left out."""
+    by_bucket: dict[int, dict[str, PercentSums]] = {}
+    for percent, counts in sorted(tally.by_percent.items()):
+        sums = by_bucket.setdefault(bucket_of(percent), {})
+        for outcome in OutcomeClass:
+            if n := counts.of(outcome):
+                more = PercentSums(n=n, percents=n * percent, squares=n * percent**2)
+                sums[outcome] = sums.get(outcome, PercentSums()) + more
+    return tuple(BucketSums(lower=lower, **sums) for lower, sums in by_bucket.items() if sums)
 
 
 def _in_order(days: Iterable[DaySums]) -> tuple[DaySums, ...]:

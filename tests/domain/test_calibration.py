@@ -26,7 +26,7 @@ from app.domain.calibration import (
 )
 from app.domain.outcome import OutcomeClass
 from app.domain.reliability import bin_of
-from app.domain.tally import points_of
+from app.domain.tally import bucket_sums, points_of
 from tests.domain.forecast_sets import FIRST_DAY, Cell, cells, cells_of, expected_values
 
 WIN, LOSS, SCRATCH, TIMEOUT = OutcomeClass.WIN, OutcomeClass.LOSS, OutcomeClass.SCRATCH, OutcomeClass.TIMEOUT
@@ -655,7 +655,7 @@ def test_targets_that_cannot_be_held_to_are_not_met_by_default() -> None:
 
 def test_conviction_falls_into_the_buckets_of_the_first_system() -> None:
     edges = [(FIRST_DAY, percent, LOSS, 1) for percent in (0, 30, 31, 50, 51, 70, 71, 100)]
-    buckets = conviction_buckets(Tally.of([*edges, (FIRST_DAY, 60, WIN, 2)]))
+    buckets = conviction_buckets(bucket_sums(Tally.of([*edges, (FIRST_DAY, 60, WIN, 2)])))
 
     assert [(b.lower, b.upper, b.n) for b in buckets] == [(0, 30, 2), (31, 50, 2), (51, 70, 4), (71, 100, 2)]
     assert buckets[2].win_rate == 0.5
@@ -664,7 +664,7 @@ def test_conviction_falls_into_the_buckets_of_the_first_system() -> None:
 
 
 def test_an_empty_bucket_has_no_win_rate() -> None:
-    bucket = conviction_buckets(Tally(by_percent={60: ClassCounts(win=1)}))[0]
+    bucket = conviction_buckets(bucket_sums(Tally(by_percent={60: ClassCounts(win=1)})))[0]
 
     assert bucket.n == 0
     assert bucket.win_rate is None
