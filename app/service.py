@@ -13,6 +13,7 @@ import orjson
 import structlog
 from uuid_utils import uuid7
 
+from app.db.account_state import KnownAccount
 from app.db.engine import StoreUnavailable
 from app.db.idempotency import Claim, finish_key
 from app.db.model_calls import Asker
@@ -36,13 +37,13 @@ from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.outcome import plan_of
 from app.domain.policy import POLICY_VERSION, Policy
 from app.domain.proposal import Direction, ModelFailure, Proposal
-from app.domain.recalibration import standing_to_json
 from app.domain.scoring import whole_percent
+from app.domain.standing import SizingStanding, standing_to_json
 from app.domain.verdict import PERCENT, Judgement, Side, entry_bounds, judge
 from app.llm.decider import Decider, DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.prompt import build_prompt
 from app.telemetry import Metrics
-from app.tracing import current, span
+from app.tracing import Span, current, span
 
 RECORDING_RESERVE_S: Final = 0.15
 """Time kept back from the model for judging and the commit."""
@@ -52,6 +53,12 @@ RESTS_END_S: Final = 5.0
 
 KEEPING_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Before each further try to keep what the store did not take."""
+
+PARTS: Final = ("gates", "sizing", "order")
+"""Parts of the answer that the record keeps in columns of their own."""
+
+READ_BEFORE_S: Final = 1.0
+"""Beyond the deadline, what was read of an account may be so old when a decision is recorded by it."""
 
 KEEPING_ENDS_S: Final = 2.0
 """So long a stopping service waits for the store, once no reply is under way any more."""
@@ -114,25 +121,28 @@ class DecisionService:
         request_id: str,
         api_key_id: str | None,
         started: float,
+        known: KnownAccount | None = None,
         claim: Claim | None = None,
     ) -> bytes:
         """Return the response body of one decision, committed before it is returned.
 
         `started` is the monotonic time, in seconds, at which the request arrived; the deadline counts from it.
-        `claim` is the request's hold on its idempotency key, if it has one; it is finished with the decision.
+        `known` is what the store said of the account for this very request, where that was asked already. `claim` is
+        the request's hold on its idempotency key, if it has one; it is finished with the decision.
 
         Raises:
             LeaseLost: another request holds the key now; nothing was recorded.
             StoreUnavailable: the decision could not be recorded; nothing was approved.
         """
         market = resolve_market(snapshot, buckets=self._buckets)
-        held = [position.symbol for position in account.positions]
-        reading = time.monotonic()
-        async with span("read state"):
-            known = await self._store.read_state(
-                account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=held
-            )
-        read_s = time.monotonic() - reading
+        store_s = 0.0
+        if known is None:
+            reading = time.monotonic()
+            async with span("read state"):
+                known = await self._store.read_known(
+                    account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=_held(account)
+                )
+            store_s = time.monotonic() - reading
         prompt = build_prompt(
             policy=policy,
             market=market,
@@ -140,7 +150,7 @@ class DecisionService:
             bounds=entry_bounds(
                 market=market,
                 account=account,
-                state=known,
+                state=known.state,
                 policy=policy,
                 decider_serves_live=self._decider.serves_live,
             ),
@@ -149,127 +159,82 @@ class DecisionService:
             reply = await self._propose(
                 prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
             )
-            proposing.note(
-                decider=reply.call.name,
-                model=reply.call.model,
-                target=reply.call.target,
-                attempts=reply.call.attempts,
-                hedged=reply.call.hedged,
-                outcome=reply.outcome.code if isinstance(reply.outcome, DeciderFailure) else PROPOSED,
-            )
-        decision_id, recorded = uuid7(), False
-        try:
-            judgement, body, record_s = await self._judge_and_record(
-                decision_id=str(decision_id),
-                reply=reply,
-                prompt=prompt,
-                market=market,
-                account=account,
-                policy=policy,
-                request_body=request_body,
-                request_id=request_id,
-                api_key_id=api_key_id,
-                started=started,
-                claim=claim,
-            )
-            recorded = True
-        finally:
-            self._keep_account(
-                reply,
-                asker=Asker(
-                    decision_id=UUID(str(decision_id)),
-                    account_id=account.id,
-                    mode=account.mode,
-                    api_key_id=api_key_id,
-                ),
-                recorded=recorded,
-            )
-        self._follow(account.id, market)
-        self._report(
-            decision_id=str(decision_id),
+            if proposing.recording:
+                _note_proposing(proposing, reply)
+        case = _Case(
+            decision_id=UUID(bytes=uuid7().bytes),
             account=account,
-            judgement=judgement,
+            market=market,
+            policy=policy,
+            prompt=prompt,
             reply=reply,
-            started=started,
-            store_s=read_s + record_s,
+            request_body=request_body,
             request_id=request_id,
             api_key_id=api_key_id,
+            started=started,
+            decider_serves_live=self._decider.serves_live,
         )
-        return body
+        answer: _Answer | None = None
+        recording = time.monotonic()
+        try:
+            standing = await self._standings.of(
+                decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
+            )
+            if claim is None:
+                answer = await self._record_unchanged(case, known=known, standing=standing)
+            if answer is None:
+                answer = await self._record_under_lock(case, standing=standing, claim=claim)
+        finally:
+            self._keep_account(case, recorded=answer is not None)
+        store_s += time.monotonic() - recording - answer.judging_s
+        self._follow(account.id, market)
+        self._report(answer, store_s=store_s)
+        return answer.body
 
-    async def _judge_and_record(
-        self,
-        *,
-        decision_id: str,
-        reply: Reply,
-        prompt: Prompt,
-        market: MarketView,
-        account: Account,
-        policy: Policy,
-        request_body: bytes,
-        request_id: str,
-        api_key_id: str | None,
-        started: float,
-        claim: Claim | None,
-    ) -> tuple[Judgement, bytes, float]:
-        """Judge a reply while the account holds still, and commit the verdict with all that follows from it.
+    async def _record_unchanged(
+        self, case: "_Case", *, known: KnownAccount, standing: SizingStanding
+    ) -> "_Answer | None":
+        """Judge by what is known of the account, and commit the verdict if that still holds; None where it does not."""
+        with span("judge"):
+            answer = case.judge(state=known.state_at(time.monotonic()), standing=standing)
+        async with span("record"):
+            recorded = await self._store.record_unchanged(
+                known,
+                answer.record(),
+                mark=answer.mark(),
+                prompt=case.prompt_texts(),
+                policy=case.policy_text(),
+                reservation=answer.reservation(),
+                forecast=answer.forecast(),
+                calls=ended_calls(case.reply),
+                read_within_s=case.policy.decision_deadline_ms / 1000 + READ_BEFORE_S,
+            )
+        return answer if recorded else None
 
-        The third value is the time that the store took, in seconds.
-        """
-        waiting = time.monotonic()
-        standing = await self._standings.of(
-            decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
-        )
-        held = [position.symbol for position in account.positions]
+    async def _record_under_lock(self, case: "_Case", *, standing: SizingStanding, claim: Claim | None) -> "_Answer":
+        """Judge while the account holds still, and commit the verdict with all that follows from it."""
+        account = case.account
         async with (
             span("gating"),
-            self._store.gating(account_id=account.id, mode=account.mode, as_of=market.as_of, held=held) as transaction,
+            self._store.gating(
+                account_id=account.id, mode=account.mode, as_of=case.market.as_of, held=_held(account)
+            ) as transaction,
         ):
-            judging = time.monotonic()
             with span("judge"):
-                judgement = judge(
-                    decision_id=decision_id,
-                    outcome=_outcome(reply),
-                    market=market,
-                    account=account,
-                    state=transaction.state,
-                    policy=policy,
-                    decider_serves_live=self._decider.serves_live,
-                    calibration=standing,
-                )
-            if reply.degraded:
-                judgement = replace(judgement, degraded=True)
-            answer = _Answer(
-                decision_id=decision_id,
-                account=account,
-                market=market,
-                policy=policy,
-                prompt=prompt,
-                reply=reply,
-                state=transaction.state,
-                judgement=judgement,
-                request_body=request_body,
-                request_id=request_id,
-                api_key_id=api_key_id,
-                latency_ms=round((time.monotonic() - started) * 1000),
-                decider_serves_live=self._decider.serves_live,
-            )
-            document = answer.document()
-            body = orjson.dumps(document)
-            recording = time.monotonic()
+                answer = case.judge(state=transaction.state, standing=standing)
             async with span("record"):
                 await transaction.record(
-                    answer.record(document=document, body=body),
+                    answer.record(),
                     mark=answer.mark(),
-                    prompt=answer.prompt_texts(),
-                    policy=answer.policy_text(),
+                    prompt=case.prompt_texts(),
+                    policy=case.policy_text(),
                     reservation=answer.reservation(),
                     forecast=answer.forecast(),
-                    calls=ended_calls(reply),
+                    calls=ended_calls(case.reply),
                 )
                 if claim is not None:
-                    await finish_key(transaction.connection, claim, decision_id=UUID(decision_id))
-        return judgement, body, (judging - waiting) + (time.monotonic() - recording)
+                    await finish_key(transaction.connection, claim, decision_id=case.decision_id)
+        return answer
 
     async def close(self) -> None:
         """Wait for replies whose end is still to come, then cut them off; keep how they ended either way."""
@@ -281,12 +246,19 @@ class DecisionService:
         for task in tuple(self._ending):
             task.cancel()
 
-    def _keep_account(self, reply: Reply, *, asker: Asker, recorded: bool) -> None:
+    def _keep_account(self, case: "_Case", *, recorded: bool) -> None:
         """Count the calls of a reply, and keep what the decision's own transaction did not."""
+        reply = case.reply
         for call in ended_calls(reply):
             self._metrics.record_model_call(call)
         if reply.rest is None and (recorded or not reply.call.calls):
             return
+        asker = Asker(
+            decision_id=case.decision_id,
+            account_id=case.account.id,
+            mode=case.account.mode,
+            api_key_id=case.api_key_id,
+        )
         task = asyncio.create_task(self._keep_rest(reply, asker=asker))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
@@ -366,26 +338,16 @@ class DecisionService:
             ),
         )
 
-    def _report(
-        self,
-        *,
-        decision_id: str,
-        account: Account,
-        judgement: Judgement,
-        reply: Reply,
-        started: float,
-        store_s: float,
-        request_id: str,
-        api_key_id: str | None,
-    ) -> None:
+    def _report(self, answer: "_Answer", *, store_s: float) -> None:
         """Count a decision, and write the one log line about it."""
-        call, deciding = reply.call, current()
-        elapsed_s = time.monotonic() - started
+        case, judgement, deciding = answer.case, answer.judgement, current()
+        call, outcome = case.reply.call, case.reply.outcome
+        elapsed_s = time.monotonic() - case.started
         self._metrics.record_decision(judgement=judgement, call=call, elapsed_s=elapsed_s)
         of_decision: dict[str, str | float | None] = {
-            "decision_id": decision_id,
-            "account_id": account.id,
-            "mode": account.mode.value,
+            "decision_id": str(case.decision_id),
+            "account_id": case.account.id,
+            "mode": case.account.mode.value,
             "action": judgement.action.value,
             "verdict": judgement.verdict.value,
             "reason_code": judgement.reason_code,
@@ -395,10 +357,10 @@ class DecisionService:
         log.info(
             "decision",
             **of_decision,
-            request_id=request_id,
+            request_id=case.request_id,
             trace_id=deciding.trace_id,
-            api_key_id=api_key_id,
-            detail=reply.outcome.detail if isinstance(reply.outcome, DeciderFailure) else None,
+            api_key_id=case.api_key_id,
+            detail=outcome.detail if isinstance(outcome, DeciderFailure) else None,
             decider=call.name,
             model=call.model,
             target=call.target,
@@ -409,7 +371,24 @@ class DecisionService:
             store_ms=round(store_s * 1000),
             cost_usd=float(call.cost_usd) if call.priced else None,
         )
-        deciding.note(**of_decision)
+        if deciding.recording:
+            deciding.note(**of_decision)
+
+
+def _held(account: Account) -> list[str]:
+    return [position.symbol for position in account.positions]
+
+
+def _note_proposing(proposing: Span, reply: Reply) -> None:
+    """Note on a span how the decider did."""
+    proposing.note(
+        decider=reply.call.name,
+        model=reply.call.model,
+        target=reply.call.target,
+        attempts=reply.call.attempts,
+        hedged=reply.call.hedged,
+        outcome=reply.outcome.code if isinstance(reply.outcome, DeciderFailure) else PROPOSED,
+    )
 
 
 def _blocking_gate(judgement: Judgement) -> str | None:
@@ -459,43 +438,96 @@ def call_document(call: DeciderCall) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """Hold one judged decision on its way into the store, and write its parts."""
+class _Case:
+    """Hold what one decision is made of, but for the state of its account."""
 
-    decision_id: str
+    decision_id: UUID
     account: Account
     market: MarketView
     policy: Policy
     prompt: Prompt
     reply: Reply
-    state: AccountState
-    judgement: Judgement
     request_body: bytes
     request_id: str
     api_key_id: str | None
-    latency_ms: int
+    started: float
     decider_serves_live: bool
 
-    def document(self) -> dict[str, Any]:
-        return decision_document(
-            decision_id=self.decision_id,
+    def judge(self, *, state: AccountState, standing: SizingStanding) -> "_Answer":
+        """Judge the reply, the account being as `state` says, and write the answer."""
+        judging = time.monotonic()
+        judgement = judge(
+            decision_id=str(self.decision_id),
+            outcome=_outcome(self.reply),
+            market=self.market,
+            account=self.account,
+            state=state,
+            policy=self.policy,
+            decider_serves_live=self.decider_serves_live,
+            calibration=standing,
+        )
+        if self.reply.degraded:
+            judgement = replace(judgement, degraded=True)
+        latency_ms = round((time.monotonic() - self.started) * 1000)
+        document = decision_document(
+            decision_id=str(self.decision_id),
             account_id=self.account.id,
-            judgement=self.judgement,
+            judgement=judgement,
             market=self.market,
             policy=self.policy,
             decider=call_document(self.reply.call),
-            latency_ms=self.latency_ms,
+            latency_ms=latency_ms,
+        )
+        # What the record holds in columns of their own too is written once.
+        parts = {name: None if document[name] is None else orjson.dumps(document[name]) for name in PARTS}
+        fragments = {name: orjson.Fragment(part) for name, part in parts.items() if part is not None}
+        return _Answer(
+            case=self,
+            state=state,
+            judgement=judgement,
+            latency_ms=latency_ms,
+            body=orjson.dumps(document | fragments),
+            parts={name: None if part is None else part.decode() for name, part in parts.items()},
+            judging_s=time.monotonic() - judging,
         )
 
-    def record(self, *, document: Mapping[str, Any], body: bytes) -> DecisionRecord:
-        judgement, call = self.judgement, self.reply.call
+    def prompt_texts(self) -> PromptTexts:
+        return PromptTexts(
+            version=self.prompt.version,
+            template_hash=self.prompt.template_hash,
+            template=self.prompt.template,
+            system=self.prompt.system,
+        )
+
+    def policy_text(self) -> PolicyText:
+        return PolicyText(version=POLICY_VERSION, hash=self.policy.hash(), body=self.policy.canonical_json())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """Hold one judged decision on its way into the store, and write its rows.
+
+    `parts` are the parts of the body that have columns of their own; `judging_s` is what it took, in seconds.
+    """
+
+    case: _Case
+    state: AccountState
+    judgement: Judgement
+    latency_ms: int
+    body: bytes
+    parts: Mapping[str, str | None]
+    judging_s: float
+
+    def record(self) -> DecisionRecord:
+        case = self.case
+        judgement, call = self.judgement, case.reply.call
         candidate, edge, ticket = judgement.candidate, judgement.edge, judgement.ticket
         judged = candidate or judgement.manage
         return DecisionRecord(
-            decision_id=UUID(self.decision_id),
-            account_id=self.account.id,
-            mode=self.account.mode,
-            as_of=self.market.as_of,
+            decision_id=case.decision_id,
+            account_id=case.account.id,
+            mode=case.account.mode,
+            as_of=case.market.as_of,
             decided_at=judgement.decided_at,
             valid_until=judgement.valid_until,
             action=judgement.action,
@@ -513,20 +545,20 @@ class _Answer:
             quantity=None if ticket is None else ticket.quantity,
             notional_usd=None if ticket is None else ticket.notional_usd,
             risk_usd=None if ticket is None else ticket.risk_usd,
-            request=self.request_body.decode(),
+            request=case.request_body.decode(),
             state=self.state,
-            proposal=_proposal_text(self.reply),
+            proposal=_proposal_text(case.reply),
             raw_reply=call.raw_reply,
-            response=body.decode(),
-            gates=orjson.dumps(document["gates"]).decode(),
-            sizing=_text(document["sizing"]),
-            ticket=_text(document["order"]),
+            response=self.body.decode(),
+            gates=self.parts["gates"] or "[]",
+            sizing=self.parts["sizing"],
+            ticket=self.parts["order"],
             decider_name=call.name,
             model=call.model,
-            prompt_hash=self.prompt.template_hash,
-            system_hash=self.prompt_texts().system_hash,
-            prompt_user=self.prompt.user,
-            policy_hash=self.policy.hash(),
+            prompt_hash=case.prompt.template_hash,
+            system_hash=case.prompt_texts().system_hash,
+            prompt_user=case.prompt.user,
+            policy_hash=case.policy.hash(),
             calibration=_text(standing_to_json(judgement.calibration)),
             judged_with=self.judged_with(),
             attempts=call.attempts,
@@ -540,19 +572,20 @@ class _Answer:
             model_request_id=call.request_id,
             model_latency_ms=call.latency_ms,
             latency_ms=self.latency_ms,
-            request_id=self.request_id,
-            api_key_id=self.api_key_id,
+            request_id=case.request_id,
+            api_key_id=case.api_key_id,
         )
 
     def judged_with(self) -> str:
         """Write what may be otherwise when the decision is judged again: the bucket map, and what the decider was."""
-        known, call = self.market.bucket_map.entries, self.reply.call
-        symbols = {view.symbol for view in self.market.symbols} | {held.symbol for held in self.account.positions}
+        case = self.case
+        known, call = case.market.bucket_map.entries, case.reply.call
+        symbols = {view.symbol for view in case.market.symbols} | {held.symbol for held in case.account.positions}
         return orjson.dumps(
             {
                 "buckets": {symbol: known[symbol] for symbol in sorted(symbols) if symbol in known},
-                "decider_serves_live": self.decider_serves_live,
-                "last_resort": self.reply.degraded,
+                "decider_serves_live": case.decider_serves_live,
+                "last_resort": case.reply.degraded,
                 "prompt_version": call.prompt_version,
                 "priced": call.priced,
             }
@@ -563,7 +596,7 @@ class _Answer:
         if any(gate.code == Code.FUTURE_SNAPSHOT for gate in self.judgement.gates):
             return None
         return AccountMark(
-            equity_usd=self.account.equity,
+            equity_usd=self.case.account.equity,
             day_loss_usd=self.judgement.day_loss_usd,
             week_loss_usd=self.judgement.week_loss_usd,
         )
@@ -582,13 +615,13 @@ class _Answer:
             risk_usd=judgement.reserved_risk_usd,
             buckets=judgement.buckets,
             reduce_only=ticket.reduce_only,
-            expires_at=judgement.decided_at + timedelta(seconds=self.policy.reservation_ttl_s),
+            expires_at=judgement.decided_at + timedelta(seconds=self.case.policy.reservation_ttl_s),
         )
 
     def forecast(self) -> NewForecast | None:
         """Give what the decision foretold, executable or not; None where bars could never tell what became of it."""
         candidate, edge = self.judgement.candidate, self.judgement.edge
-        plan = None if candidate is None else plan_of(candidate=candidate, edge=edge, market=self.market)
+        plan = None if candidate is None else plan_of(candidate=candidate, edge=edge, market=self.case.market)
         if candidate is None or plan is None:
             return None
         p_win, p_calibrated = candidate.p_win_pct / PERCENT, self.judgement.p_win_calibrated
@@ -605,17 +638,6 @@ class _Answer:
             cost_usd=plan.cost_usd,
             time_stop_at=plan.time_stop_at,
         )
-
-    def prompt_texts(self) -> PromptTexts:
-        return PromptTexts(
-            version=self.prompt.version,
-            template_hash=self.prompt.template_hash,
-            template=self.prompt.template,
-            system=self.prompt.system,
-        )
-
-    def policy_text(self) -> PolicyText:
-        return PolicyText(version=POLICY_VERSION, hash=self.policy.hash(), body=self.policy.canonical_json())
 
 
 def _text(part: object) -> str | None:

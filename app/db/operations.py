@@ -39,7 +39,7 @@ _mark_values: Final = attrgetter(*_OF_MARK)
 _reservation_values: Final = attrgetter(*_OF_RESERVATION)
 _forecast_values: Final = attrgetter(*_OF_FORECAST)
 # What the rows of a decision say beside its own columns; 'reason' is its code, '' where there is none.
-_DERIVED: Final = ("day", "decider", "approved_entry", "reason")
+_DERIVED: Final = ("day", "decider", "reason")
 _GUARD: Final = ("version", "read_at", "read_within", "judged_within")
 
 # Text, in columns that are no JSON, which strangers wrote or had a hand in.
@@ -65,7 +65,7 @@ class _Shape(NamedTuple):
 def _record_statement(shape: _Shape) -> str:
     """Write everything of a decision in one statement; its arguments are those of `_arguments`, in their order."""
     names = [*_DECISION, *_DERIVED]
-    names += (f"mark.{name}" for name in _OF_MARK if shape.marks)
+    names += ("approved_entry", *(f"mark.{name}" for name in _OF_MARK)) * shape.marks
     names += (f"reservation.{name}" for name in _OF_RESERVATION if shape.reserves)
     names += (f"forecast.{name}" for name in _OF_FORECAST if shape.foretells)
     names += ("codes",) * shape.blocks
@@ -139,11 +139,11 @@ def _arguments(
     for column in _FOREIGN_TEXT:
         values[column] = _storable(values[column])
     day = decision.as_of.astimezone(UTC).date()
-    values += (day, decision.decider, decision.approved_entry, decision.reason_code or "")
+    values += (day, decision.decider, decision.reason_code or "")
     reserves = mark is not None and reservation is not None
     blocks = forecast is not None and bool(decision.blocked_by)
     if mark is not None:
-        values += _mark_values(mark)
+        values += (decision.approved_entry, *_mark_values(mark))
     if reserves:
         values += _reservation_values(reservation)
     if forecast is not None:

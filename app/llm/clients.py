@@ -4,6 +4,7 @@ The SDK is imported when a client is made: its import takes seconds, and `rules`
 """
 
 from typing import TYPE_CHECKING, Any, Final
+from urllib.request import getproxies
 
 from app.llm.targets import AuthHeader, Target, TargetKind
 
@@ -21,13 +22,19 @@ KEEPALIVE_S: Final = 330.0
 The default of 5 s would cost sparse callers a handshake each time.
 """
 PLACEHOLDER: Final = "none"
+MESSAGES_PATH: Final = "/v1/messages"
+PROXIED: Final = ("http", "https", "all")
 
 
 def make_http_client(*, max_connections: int) -> "httpx2.AsyncClient":
-    """Make the HTTP client under an SDK client; the SDK's own defaults but for connections and redirects."""
+    """Make the HTTP client under an SDK client: the lean one, or where the environment names a proxy the SDK's own."""
     import anthropic  # noqa: PLC0415 (takes seconds; only deciders that ask a model need it)
     import httpx2  # noqa: PLC0415
 
+    if not any(getproxies().get(name) for name in PROXIED):
+        from app.llm.transport import LeanHttpClient  # noqa: PLC0415
+
+        return LeanHttpClient(max_connections=max_connections, keepalive_s=KEEPALIVE_S)
     return anthropic.DefaultAsyncHttpxClient(
         # A redirect would carry the snapshot to a host nobody configured.
         follow_redirects=False,
@@ -35,6 +42,19 @@ def make_http_client(*, max_connections: int) -> "httpx2.AsyncClient":
             max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
         ),
     )
+
+
+def messages_address(client: "Client") -> Any:
+    """Give the address of the Messages API below a client's, parsed once rather than for each call.
+
+    The platforms' clients put the address together themselves, of the path and what is asked.
+    """
+    import anthropic  # noqa: PLC0415
+    import httpx2  # noqa: PLC0415
+
+    if not isinstance(client, anthropic.AsyncAnthropic):
+        return MESSAGES_PATH
+    return httpx2.URL(str(client.base_url).rstrip("/") + MESSAGES_PATH)
 
 
 def make_client(target: Target, *, http_client: "httpx2.AsyncClient") -> "Client":

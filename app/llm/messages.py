@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -29,7 +30,7 @@ from app.domain.model_call import CANCELLED, PROPOSED, WARMED, ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
-from app.llm.clients import make_client, make_http_client
+from app.llm.clients import make_client, make_http_client, messages_address
 from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.models import ReplyForm, Thinking, Usage
 from app.llm.reading import LABEL_LIMIT, NOTHING, Reading, failed, failure, read_message, read_parsed
@@ -41,6 +42,7 @@ from app.tracing import call_span
 
 if TYPE_CHECKING:
     import anthropic
+    import httpx2
 
 DECIDER_NAME: Final = "anthropic"
 MAX_CONNECTIONS: Final = 100
@@ -59,6 +61,10 @@ WARM_S: Final = 30.0
 TOKENS_PER_CHARACTER: Final = 0.35
 """A dear guess at how many tokens a prompt has, until the target has told a few times."""
 LEARNING_RATE: Final = 0.2
+KEPT_BEGINNINGS: Final = 8
+"""Static parts are few: one for each aggressiveness level."""
+END_OF_BODY: Final = b"}]}"
+REQUEST_ID: Final = "request-id"
 PLATFORMS: Final = frozenset({TargetKind.BEDROCK, TargetKind.VERTEX})
 LOW_EFFORT: Final = {"effort": "low"}
 CACHED: Final = {"type": "ephemeral"}
@@ -86,7 +92,7 @@ def request_parameters(target: Target) -> dict[str, Any]:
     if target.stream:
         parameters["stream"] = True
     if target.version is not None and target.kind in PLATFORMS:
-        parameters["extra_body"] = {"anthropic_version": target.version}
+        parameters["anthropic_version"] = target.version
     return parameters
 
 
@@ -103,9 +109,10 @@ class MessagesClient:
         self.tokens_per_character = TOKENS_PER_CHARACTER
         self._http_client = make_http_client(max_connections=max_connections)
         self._client = make_client(target, http_client=self._http_client)
-        self._create = self._client.messages.with_streaming_response.create
+        self._address = messages_address(self._client)
         self._parameters = request_parameters(target)
         self._fixed_characters = len(orjson.dumps(self._parameters))
+        self._beginning = lru_cache(maxsize=KEPT_BEGINNINGS)(self._write_beginning)
         key = "" if target.key is None else target.key.reveal()
         # A shorter key is a placeholder, and replacing it would garble the text.
         self._secret = key if len(key) >= SHORTEST_SECRET else None
@@ -114,10 +121,7 @@ class MessagesClient:
         """Begin a call that ends within `budget_s` seconds, or has all that is judged by then."""
         if self.target.call_timeout_ms is not None:
             budget_s = min(budget_s, self.target.call_timeout_ms / 1000)
-        body = self._parameters | {
-            "system": self._system(prompt.system),
-            "messages": [{"role": "user", "content": prompt.user}],
-        }
+        body = self._beginning(prompt.system) + orjson.dumps(prompt.user) + END_OF_BODY
         characters = self._fixed_characters + len(prompt.system) + len(prompt.user)
         return Call(self, body, characters=characters, budget_s=budget_s, hedged=hedged)
 
@@ -135,7 +139,8 @@ class MessagesClient:
             "system": self._system(system),
             "messages": [{"role": "user", "content": "."}],
         }
-        call = Call(self, body, characters=self._fixed_characters + len(system), budget_s=WARM_S, hedged=False)
+        characters = self._fixed_characters + len(system)
+        call = Call(self, orjson.dumps(body), characters=characters, budget_s=WARM_S, hedged=False)
         reading = await call.answer()
         return replace(call.account(since=call.started), outcome=WARMED if reading.spoke else _outcome_word(reading))
 
@@ -156,10 +161,24 @@ class MessagesClient:
         """Close the connections."""
         await self._client.close()
 
-    def send(self, body: dict[str, Any], *, budget_s: float, headers: dict[str, str]) -> Any:
-        """Give the SDK's context of one response that is read as it comes."""
-        timeout = self.http.Timeout(budget_s, connect=self.connect_s(budget_s))
-        return self._create(**body, timeout=timeout, extra_headers=headers)
+    async def send(self, body: bytes, *, budget_s: float, headers: dict[str, str]) -> "httpx2.Response":
+        """Send a body through the SDK; give the response, whose body is still to be read, and which is to be closed.
+
+        Raises:
+            anthropic.AnthropicError: it could not be sent, or the status says that it was refused.
+        """
+        written: dict[str, Any] = {"content": body}
+        if self.target.kind in PLATFORMS:
+            written = {"body": orjson.loads(body)}  # their clients rewrite it, and may sign what they wrote
+        response: httpx2.Response = await self._client.post(
+            self._address,
+            **written,
+            cast_to=self.http.Response,
+            options={"headers": headers, "timeout": self.http.Timeout(budget_s, connect=self.connect_s(budget_s))},
+            stream=True,
+            stream_cls=self.sdk.AsyncStream[Any],
+        )
+        return response
 
     def connect_s(self, budget_s: float) -> float:
         """Give the seconds that a connection may take."""
@@ -174,6 +193,11 @@ class MessagesClient:
         if usage.prompt:
             self.tokens_per_character += LEARNING_RATE * (usage.prompt / characters - self.tokens_per_character)
 
+    def _write_beginning(self, system: str) -> bytes:
+        """Write the body of a request up to what is asked, which is most of it and the same for many."""
+        body = self._parameters | {"system": self._system(system), "messages": [{"role": "user", "content": ""}]}
+        return orjson.dumps(body).removesuffix(b'""' + END_OF_BODY)
+
     def _system(self, text: str) -> list[dict[str, Any]]:
         texts = [text] if self.target.reply is ReplyForm.FORCED_TOOL else [text, FORMAT_NOTE]
         blocks: list[dict[str, Any]] = [{"type": "text", "text": part} for part in texts]
@@ -184,9 +208,7 @@ class MessagesClient:
 class Call:
     """Hold one call under way, from its first byte to the account of it."""
 
-    def __init__(
-        self, client: MessagesClient, body: dict[str, Any], *, characters: int, budget_s: float, hedged: bool
-    ) -> None:
+    def __init__(self, client: MessagesClient, body: bytes, *, characters: int, budget_s: float, hedged: bool) -> None:
         loop = asyncio.get_running_loop()
         self.client = client
         self.hedged = hedged
@@ -296,13 +318,14 @@ class Call:
             return failed(ModelFailure.TIMEOUT, "no time was left to ask")
         client = self.client
         try:
-            async with (
-                self._limit,
-                client.send(self._body, budget_s=self.budget_s, headers=self._span.headers()) as response,
-            ):
-                self._status = response.status_code
-                self._note_request_id(response.request_id)
-                return await self._receive(response)
+            async with self._limit:
+                response = await client.send(self._body, budget_s=self.budget_s, headers=self._span.headers())
+                try:
+                    self._status = response.status_code
+                    self._note_request_id(response.headers.get(REQUEST_ID))
+                    return await self._receive(response)
+                finally:
+                    await response.aclose()
         except (TimeoutError, client.sdk.APITimeoutError, client.http.TimeoutException) as error:
             return self._too_slow(error)
         except client.sdk.APIStatusError as error:
@@ -314,9 +337,9 @@ class Call:
                 raise
             return self._broken_off(error)  # their credentials' libraries raise what they like
 
-    async def _receive(self, response: "anthropic.AsyncAPIResponse[Any]") -> Reading:
+    async def _receive(self, response: "httpx2.Response") -> Reading:
         kind = response.headers.get("content-type", "")
-        chunks = _bounded(response.iter_bytes())
+        chunks = _bounded(response.aiter_bytes())
         try:
             if kind.partition(";")[0].strip().lower() == EVENT_STREAM:
                 return await self._receive_events(chunks)

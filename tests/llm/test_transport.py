@@ -1,0 +1,155 @@
+"""The SDK's requests over aiohttp: the same on the wire, and the same errors, as over the SDK's own client."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anthropic
+import httpx2
+import pytest
+
+from app.llm.clients import make_http_client
+from app.llm.transport import LeanHttpClient
+from tests.model_server import Answer, ModelServer
+
+PATIENT = httpx2.Timeout(5.0)
+
+
+@asynccontextmanager
+async def lean(*, max_connections: int = 10) -> AsyncIterator[LeanHttpClient]:
+    client = LeanHttpClient(max_connections=max_connections, keepalive_s=60)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+def build(
+    client: LeanHttpClient, url: str, *, timeout: httpx2.Timeout = PATIENT, body: bytes = b"{}"
+) -> httpx2.Request:
+    return client.build_request(
+        "POST", url, content=body, headers={"content-type": "application/json"}, timeout=timeout
+    )
+
+
+async def test_a_request_arrives_as_the_sdk_wrote_it() -> None:
+    async with ModelServer(Answer(body={"a": 1})) as server, lean() as client:
+        sdk = anthropic.AsyncAnthropic(api_key="key", base_url=server.base_url, max_retries=0, http_client=client)
+        answer = await sdk.post("/v1/messages", cast_to=httpx2.Response, content=b'{"asked": "\xc3\xa4"}')
+        (request,) = server.requests
+        address = server.base_url.removeprefix("http://")
+
+    assert answer.json() == {"a": 1}
+    assert (request.method, request.path, request.body) == ("POST", "/v1/messages", {"asked": "ä"})
+    assert request.headers["authorization"] == "Bearer key"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["accept"] == "application/json"
+    assert request.headers["user-agent"].startswith("AsyncAnthropic/")
+    assert request.headers["host"] == address
+
+
+async def test_a_redirect_is_given_back_and_not_followed() -> None:
+    async with (
+        ModelServer(Answer(status=307, headers={"location": "/elsewhere"}, body=b"")) as server,
+        lean() as client,
+    ):
+        answer = await client.send(build(client, f"{server.base_url}/v1/messages"))
+
+    assert (answer.status_code, len(server.requests)) == (307, 1)
+
+
+async def test_a_cookie_is_not_brought_back() -> None:
+    async with ModelServer(Answer(body={}, headers={"set-cookie": "a=b"})) as server, lean() as client:
+        for _ in range(2):
+            await client.send(build(client, f"{server.base_url}/v1/messages"))
+
+    assert all("cookie" not in request.headers for request in server.requests)
+
+
+async def test_a_connection_is_used_again() -> None:
+    async with ModelServer(Answer(body={})) as server, lean() as client:
+        for _ in range(3):
+            await client.send(build(client, f"{server.base_url}/v1/messages"))
+
+        assert server.connections == 1
+
+
+async def test_a_response_closed_before_its_end_gives_its_connection_up() -> None:
+    async with ModelServer(Answer(body={"text": "x" * 100}, drip_s=0.05), Answer(body={})) as server, lean() as client:
+        answer = await client.send(build(client, f"{server.base_url}/v1/messages"), stream=True)
+        await answer.aclose()
+        answer = await client.send(build(client, f"{server.base_url}/v1/messages"))
+
+        assert (answer.status_code, server.connections) == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Answer(reset=True), httpx2.ReadError),
+        (Answer(raw=b""), httpx2.RemoteProtocolError),
+        (Answer(raw=b"no HTTP at all\r\n\r\n"), httpx2.RemoteProtocolError),
+        (Answer(raw=b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort"), httpx2.RemoteProtocolError),
+        (Answer(body={}, delay_s=2.0), httpx2.ReadTimeout),
+        (Answer(body={"text": "x" * 50}, drip_s=2.0), httpx2.ReadTimeout),
+    ],
+    ids=["reset", "closed", "no HTTP", "cut off", "no answer in time", "no more of it in time"],
+)
+async def test_a_fault_is_the_error_that_httpx2_has_for_it(answer: Answer, error: type[Exception]) -> None:
+    async with ModelServer(answer) as server, lean() as client:
+        with pytest.raises(error) as raised:
+            await client.send(build(client, f"{server.base_url}/v1/messages", timeout=httpx2.Timeout(0.3)))
+
+    assert type(raised.value) is error
+
+
+async def test_nobody_listening_is_a_connect_error() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        async with lean() as client:
+            with pytest.raises(httpx2.ConnectError):
+                await client.send(build(client, f"http://127.0.0.1:{bound.getsockname()[1]}/"))
+
+
+async def test_a_connection_that_is_not_accepted_in_time_is_a_connect_timeout() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.listen(0)
+        address = bound.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for peer in waiting:  # until the backlog is full, so that a further connection is left waiting
+            peer.setblocking(False)
+            peer.connect_ex(address)
+        async with lean() as client:
+            with pytest.raises(httpx2.ConnectTimeout):
+                await client.send(
+                    build(client, f"http://127.0.0.1:{address[1]}/", timeout=httpx2.Timeout(5, connect=0.2))
+                )
+        for peer in waiting:
+            peer.close()
+
+
+async def test_no_connection_to_be_had_in_time_is_a_connect_timeout() -> None:
+    async with ModelServer(Answer(body={}, delay_s=1.0)) as server, lean(max_connections=1) as client:
+        url = f"{server.base_url}/v1/messages"
+        first = asyncio.create_task(client.send(build(client, url)))
+        await asyncio.sleep(0.1)
+        with pytest.raises(httpx2.ConnectTimeout):
+            await client.send(build(client, url, timeout=httpx2.Timeout(5, pool=0.2)))
+        await first
+
+
+async def test_what_a_lean_client_cannot_send_is_refused() -> None:
+    async with lean() as client:
+        with pytest.raises(TypeError, match="files"):
+            client.build_request("POST", "http://127.0.0.1/", files={"a": b"b"})
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
+async def test_behind_a_proxy_the_sdks_own_client_is_used(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    client = make_http_client(max_connections=1)
+    await client.aclose()
+
+    assert not isinstance(client, LeanHttpClient)
