@@ -122,20 +122,21 @@ class DecisionService:
         api_key_id: str | None,
         started: float,
         known: KnownAccount | None = None,
+        store_s: float = 0.0,
         claim: Claim | None = None,
     ) -> bytes:
         """Return the response body of one decision, committed before it is returned.
 
         `started` is the monotonic time, in seconds, at which the request arrived; the deadline counts from it.
-        `known` is what the store said of the account for this very request, where that was asked already. `claim` is
-        the request's hold on its idempotency key, if it has one; it is finished with the decision.
+        `known` is what the store said of the account for this very request, where that was asked already, which took
+        `store_s` seconds. `claim` is the request's hold on its idempotency key, if it has one; it is finished with the
+        decision.
 
         Raises:
             LeaseLost: another request holds the key now; nothing was recorded.
             StoreUnavailable: the decision could not be recorded; nothing was approved.
         """
         market = resolve_market(snapshot, buckets=self._buckets)
-        store_s = 0.0
         if known is None:
             reading = time.monotonic()
             async with span("read state"):

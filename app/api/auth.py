@@ -1,20 +1,30 @@
 """Tell who asks: a bearer key with scopes and accounts, or, with AUTH=off, whoever reaches the loopback host."""
 
+import hashlib
+import hmac
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from fastapi import Request
 
 from app.api.errors import ApiError, ErrorCode
-from app.db.api_keys import EVERY_ACCOUNT, NO_API_KEY, ApiKey, find_key, parse_token, touch_key
+from app.db.account_state import KnownAccount
+from app.db.admission import admit
+from app.db.api_keys import EVERY_ACCOUNT, NO_API_KEY, ApiKey, Credentials, find_key, parse_token, touch_key
 from app.db.engine import ConnectionPool
 from app.db.rate_limits import refused_for_s
 from app.db.vocabulary import Scope
+from app.domain.account import AccountMode
 from app.settings import Auth
 
 TOUCH_EVERY_S: Final = 60.0
+RECOGNIZED_S: Final = 60.0
+"""So long after they were last good the bearer of credentials is recognized."""
+MOST_RECOGNIZED: Final = 10_000
+"""So many bearers are recognized at most; the others' requests cost one round trip more."""
 CHALLENGE: Final = 'Bearer realm="tradeverdict"'
 
 
@@ -67,6 +77,7 @@ class Authenticator:
         self._requests_per_minute = requests_per_minute
         self._limit_without_key = limit_without_key
         self._touched: dict[str, float] = {}
+        self._recognized: dict[str, tuple[bytes, float]] = {}
 
     async def authorize(self, request: Request, *scopes: Scope) -> Identity:
         """Give the identity of a request that may do what any of `scopes` names.
@@ -76,14 +87,7 @@ class Authenticator:
             StoreUnavailable: keys cannot be checked.
         """
         identity = await self.identify(request.headers.get("authorization", ""))
-        request.state.api_key_id = identity.key_id
-        if identity.key is not None and identity.key.scopes.isdisjoint(scopes):
-            raise ApiError(
-                ErrorCode.FORBIDDEN,
-                f"The key lacks the scope {' or '.join(scopes)}.",
-                headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{" ".join(scopes)}"'},
-            )
-        return identity
+        return _permitted(request, identity, scopes)
 
     async def identify(self, authorization: str) -> Identity:
         """Give the identity behind an Authorization header.
@@ -96,8 +100,7 @@ class Authenticator:
             if self._limit_without_key:
                 _admit(await refused_for_s(self._pool, NO_API_KEY, requests_per_minute=self._requests_per_minute))
             return Identity(key=None)
-        scheme, _, token = authorization.partition(" ")
-        credentials = parse_token(token.strip()) if scheme.lower() == "bearer" else None
+        credentials = _credentials(authorization)
         if credentials is None:
             raise ApiError(
                 ErrorCode.UNAUTHENTICATED,
@@ -105,13 +108,63 @@ class Authenticator:
                 headers={"WWW-Authenticate": CHALLENGE},
             )
         key, refused = await find_key(self._pool, credentials, requests_per_minute=self._requests_per_minute)
+        return await self._accepted(credentials, key, refused)
+
+    def recognize(self, request: Request) -> Credentials | None:
+        """Give the credentials of a request if they were good within the last minute.
+
+        That opens nothing. It tells from a stranger's what is worth being read before its key is checked, which
+        `admit` does for each request, together with what else is to be read of the store.
+        """
+        credentials = _credentials(request.headers.get("authorization", ""))
+        if credentials is None:
+            return None
+        secret_sha256, until = self._recognized.get(credentials.public_id, (b"", 0.0))
+        good = hmac.compare_digest(_sha256(credentials), secret_sha256)
+        return credentials if good and time.monotonic() < until else None
+
+    async def admit(
+        self,
+        request: Request,
+        credentials: Credentials,
+        *scopes: Scope,
+        account_id: str,
+        mode: AccountMode,
+        as_of: datetime,
+        held: Collection[str],
+    ) -> tuple[Identity, KnownAccount]:
+        """Authorize a request for an account, and give what the store knows of that, in one round trip.
+
+        Raises:
+            ApiError: UNAUTHENTICATED, RATE_LIMITED or FORBIDDEN.
+            StoreUnavailable: the store cannot be asked.
+        """
+        admission = await admit(
+            self._pool,
+            credentials,
+            requests_per_minute=self._requests_per_minute,
+            account_id=account_id,
+            mode=mode,
+            as_of=as_of,
+            held=held,
+        )
+        identity = await self._accepted(credentials, admission.key, admission.refused_for_s)
+        _permitted(request, identity, scopes).require_account(account_id)
+        return identity, admission.known
+
+    async def _accepted(self, credentials: Credentials, key: ApiKey | None, refused: int | None) -> Identity:
+        """Give the identity of a key that its bearer may use now, and recognize the bearer from here on."""
         if key is None or not key.matches(credentials.secret) or not key.usable:
             raise ApiError(
                 ErrorCode.UNAUTHENTICATED,
                 "The key is not valid.",
                 headers={"WWW-Authenticate": f'{CHALLENGE}, error="invalid_token"'},
             )
+        self._recognized.pop(key.public_id, None)
         _admit(refused)
+        if len(self._recognized) >= MOST_RECOGNIZED:
+            del self._recognized[next(iter(self._recognized))]
+        self._recognized[key.public_id] = key.secret_sha256, time.monotonic() + RECOGNIZED_S
         await self._note_use(key)
         return Identity(key=key)
 
@@ -120,6 +173,27 @@ class Authenticator:
         if now - self._touched.get(key.public_id, -TOUCH_EVERY_S) >= TOUCH_EVERY_S:
             self._touched[key.public_id] = now
             await touch_key(self._pool, key.public_id)
+
+
+def _credentials(authorization: str) -> Credentials | None:
+    scheme, _, token = authorization.partition(" ")
+    return parse_token(token.strip()) if scheme.lower() == "bearer" else None
+
+
+def _sha256(credentials: Credentials) -> bytes:
+    return hashlib.sha256(credentials.secret.encode()).digest()
+
+
+def _permitted(request: Request, identity: Identity, scopes: Collection[Scope]) -> Identity:
+    """Give back the identity of a request that may do what any of `scopes` names; log lines name its key."""
+    request.state.api_key_id = identity.key_id
+    if identity.key is not None and identity.key.scopes.isdisjoint(scopes):
+        raise ApiError(
+            ErrorCode.FORBIDDEN,
+            f"The key lacks the scope {' or '.join(scopes)}.",
+            headers={"WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{" ".join(scopes)}"'},
+        )
+    return identity
 
 
 def _admit(refused_for_s: int | None) -> None:

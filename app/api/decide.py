@@ -7,6 +7,7 @@ time as on being judged, and none of them does anything for it.
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
+from app.api.auth import Identity
 from app.api.body import read_json_body
 from app.api.errors import ApiError, ErrorCode, FieldError, invalid, invalid_body, refusal
 from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, fingerprint, idempotency_key
@@ -22,11 +24,15 @@ from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
 from app.api.runtime import runtime_of
 from app.api.schemas import DecideRequest
+from app.db.account_state import KnownAccount
 from app.db.api_keys import NO_API_KEY
 from app.db.engine import StoreUnavailable
 from app.db.idempotency import Claim, KeyedRequest
 from app.db.vocabulary import Scope
+from app.domain.account import Account
+from app.domain.market import Snapshot
 from app.domain.policy import PolicyError
+from app.tracing import span
 
 PATH: Final = "/decide"
 OVERTIME_S: Final = 2.0
@@ -63,38 +69,96 @@ router = APIRouter(tags=["decisions"])
 async def decide(request: Request) -> Response:
     """Judge what the decider proposes for a snapshot; the verdict is committed before it is answered."""
     runtime = runtime_of(request)
-    identity = await runtime.authenticator.authorize(request, Scope.DECIDE)
-    body = await read_json_body(request, limit=runtime.settings.max_body_bytes)
+    authenticator = runtime.authenticator
+    credentials = authenticator.recognize(request)
+    if credentials is None:
+        identity = await authenticator.authorize(request, Scope.DECIDE)
+        question = await _read(request)
+        identity.require_account(question.account.id)
+        return await _decide(request, question, identity=identity)
+    try:
+        question = await _read(request)
+    except ApiError:
+        # Whose key is no longer good learns that and nothing else.
+        await authenticator.authorize(request, Scope.DECIDE)
+        raise
+    asking = time.monotonic()
+    async with span("read state"):
+        identity, known = await authenticator.admit(
+            request,
+            credentials,
+            Scope.DECIDE,
+            account_id=question.account.id,
+            mode=question.account.mode,
+            as_of=question.snapshot.as_of,
+            held=[position.symbol for position in question.account.positions],
+        )
+    return await _decide(request, question, identity=identity, known=known, store_s=time.monotonic() - asking)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """Hold what a request asks; its deadline counts from `started`, a monotonic time in seconds."""
+
+    body: bytes
+    account: Account
+    snapshot: Snapshot
+    level: int | None
+    started: float
+
+
+async def _read(request: Request) -> _Question:
+    """Read the body of a request.
+
+    Raises:
+        ApiError: it is none, or it does not fit its schema.
+    """
+    body = await read_json_body(request, limit=runtime_of(request).settings.max_body_bytes)
     started = time.monotonic()
     try:
         sent = DecideRequest.model_validate_json(body)
     except ValidationError as error:
         raise invalid_body(error) from error
     account, snapshot, level = sent.to_domain()
-    identity.require_account(account.id)
+    return _Question(body=body, account=account, snapshot=snapshot, level=level, started=started)
+
+
+async def _decide(
+    request: Request,
+    question: _Question,
+    *,
+    identity: Identity,
+    known: KnownAccount | None = None,
+    store_s: float = 0.0,
+) -> Response:
+    """Decide for a caller who may act for the account; `known` was read of it in `store_s` seconds on the way."""
+    runtime = runtime_of(request)
+    account = question.account
     key = idempotency_key(request, mode=account.mode)
     try:
-        policy = runtime.service.policy_at(level)
+        policy = runtime.service.policy_at(question.level)
     except PolicyError as error:
         raise invalid([FieldError(field=error.setting, message=error.reason)]) from error
 
     async def judge(claim: Claim | None = None) -> bytes:
-        answer = await runtime.service.decide(
+        body = await runtime.service.decide(
             account=account,
-            snapshot=snapshot,
+            snapshot=question.snapshot,
             policy=policy,
-            request_body=body,
+            request_body=question.body,
             request_id=request.state.request_id,
             api_key_id=identity.key_id,
-            started=started,
+            started=question.started,
+            known=known,
+            store_s=store_s,
             claim=claim,
         )
         setattr(request.state, DECIDED, True)
-        return answer
+        return body
 
-    deadline_s = policy.decision_deadline_ms / 1000
+    until_s = question.started + policy.decision_deadline_ms / 1000
     try:
-        async with asyncio.timeout(deadline_s + OVERTIME_S):
+        async with asyncio.timeout(until_s + OVERTIME_S - time.monotonic()):
             if key is None:
                 return Response(await judge(), media_type="application/json")
             return await decide_once(
@@ -103,10 +167,10 @@ async def decide(request: Request) -> Response:
                     api_key_id=identity.key_id or NO_API_KEY,
                     account_id=account.id,
                     key=key,
-                    fingerprint=fingerprint(body),
+                    fingerprint=fingerprint(question.body),
                 ),
                 lease=runtime.settings.idempotency_lease,
-                wait_until=started + deadline_s,
+                wait_until=until_s,
                 decide=judge,
             )
     except TimeoutError as error:

@@ -1,12 +1,18 @@
 """A key opens what its scopes and accounts name, while it is neither expired nor revoked."""
 
+import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from fastapi import Request
 from fastapi.testclient import TestClient
 
-from app.api.errors import ErrorCode
+from app.api.auth import Authenticator
+from app.api.errors import ApiError, ErrorCode
 from app.db.api_keys import list_keys, revoke_key
+from app.db.engine import create_pool
 from app.db.vocabulary import Scope
 from app.main import create_app
 from app.settings import Auth
@@ -116,6 +122,69 @@ def test_an_expired_or_revoked_key_is_a_wrong_key(guarded: TestClient, issue: Is
 
     for key in (expired, revoked):
         problem_of(guarded.get("/decisions", headers=bearer(key)), ErrorCode.UNAUTHENTICATED)
+
+
+def test_a_bearer_known_to_be_good_is_checked_anew_for_each_decision(
+    guarded: TestClient, issue: Issue, shared_database_url: str, account_id: str
+) -> None:
+    issued = issue(Scope.DECIDE)
+    request = a_request(account={"id": account_id})
+    assert [guarded.post("/decide", json=request, headers=bearer(issued)).status_code for _ in range(2)] == [200, 200]
+
+    assert on_database(shared_database_url, lambda pool: revoke_key(pool, issued.key.public_id))
+
+    bodies: list[dict[str, Any]] = [{"json": request}, {"json": {}}, {"content": b"{"}, {"data": {"a": "b"}}]
+    for body in bodies:
+        problem_of(guarded.post("/decide", **body, headers=bearer(issued)), ErrorCode.UNAUTHENTICATED)
+
+
+def test_a_bearer_known_to_be_good_learns_what_is_wrong_with_a_request(
+    guarded: TestClient, issue: Issue, account_id: str
+) -> None:
+    decides, reads = bearer(issue(Scope.DECIDE, Scope.READ, accounts=[account_id])), bearer(issue(Scope.READ))
+    for known in (decides, reads):
+        assert guarded.get("/decisions", headers=known).status_code == 200
+
+    problem_of(guarded.post("/decide", content=b"{", headers=decides), ErrorCode.MALFORMED_JSON)
+    problem_of(guarded.post("/decide", json={}, headers=decides), ErrorCode.VALIDATION_ERROR)
+    problem_of(guarded.post("/decide", json=a_request(), headers=decides), ErrorCode.FORBIDDEN)
+    for body in (b"{", b"{}"):
+        problem_of(guarded.post("/decide", content=body, headers=reads), ErrorCode.FORBIDDEN)
+    problem_of(guarded.post("/decide", json=a_request(), headers=reads), ErrorCode.FORBIDDEN)
+
+
+def test_a_bearer_known_to_be_good_is_held_by_a_halt_from_the_next_decision_on(
+    guarded: TestClient, issue: Issue, account_id: str
+) -> None:
+    known = bearer(issue(Scope.DECIDE, Scope.ADMIN))
+    request = a_request(account={"id": account_id})
+    assert guarded.post("/decide", json=request, headers=known).json()["verdict"] == "approved"
+    halt = {"account_id": account_id, "state": "halted", "reason": "test", "operator": "me"}
+    assert guarded.post("/halt", json=halt, headers=known).status_code == 200
+
+    assert guarded.post("/decide", json=request, headers=known).json()["reason_code"] == "HALTED"
+
+
+async def test_strangers_bodies_and_those_of_bearers_beyond_their_limit_are_not_read_before_their_keys(
+    shared_database_url: str, issue: Issue
+) -> None:
+    pool = await create_pool(shared_database_url, min_size=1, max_size=1)
+    authenticator = Authenticator(pool, auth=Auth.ON, requests_per_minute=1, limit_without_key=False)
+    issued = await asyncio.to_thread(issue, Scope.DECIDE)
+    asked, guessed = (
+        Request({"type": "http", "headers": [(b"authorization", f"Bearer {token}".encode())]})
+        for token in (issued.token, f"tv_{issued.key.public_id}_{'0' * 64}")
+    )
+
+    recognized = [authenticator.recognize(asked) is not None]
+    for _ in range(2):
+        with suppress(ApiError):
+            await authenticator.authorize(asked, Scope.DECIDE)
+        recognized.append(authenticator.recognize(asked) is not None)
+        assert authenticator.recognize(guessed) is None
+    await pool.close()
+
+    assert recognized == [False, True, False]
 
 
 def test_the_use_of_a_key_is_noted_and_stored_with_the_decision(
