@@ -41,6 +41,7 @@ from app.domain.reliability import (
     calibration_error,
     expected_calibration_error,
     isotonic_curve,
+    pooled_bins,
     reliability_bins,
     slope,
     smooth_calibration_error,
@@ -56,6 +57,7 @@ from app.domain.scores import (
     clipped,
     corp,
     debiased_reliability,
+    isotonic_blocks,
     log_loss,
     murphy,
     pooled,
@@ -197,8 +199,10 @@ def calibration_report(
 ) -> Report:
     """Compute every figure of a tally, and judge it."""
     scored = score(tally, scratch=scratch)
+    bins, blocks = pooled_bins(scored), isotonic_blocks(scored.rows)
     brier, brier_iid = clustered_brier(scored), iid_brier(scored)
     log_e, by_day = log_e_value(scored), day_tests(scored)
+    whole, slope_binned = pooled(scored.rows), binned_slope(bins)
     findings = Findings(
         n=scored.n,
         min_decisions=min_decisions,
@@ -220,16 +224,16 @@ def calibration_report(
         brier_se_iid=None if brier_iid is None else brier_iid.standard_error,
         skill=findings.skill,
         murphy=murphy(scored),
-        corp=corp(scored),
+        corp=corp(scored, blocks),
         reliability_debiased=debiased_reliability(scored),
         slope=findings.slope,
-        slope_binned=binned_slope(scored),
+        slope_binned=slope_binned,
         slope_t=by_day.spread_t,
         calibration_error=findings.calibration_error,
         calibration_error_ci_anytime=_anytime_interval(findings.calibration_error, scored.n),
         calibration_error_t=by_day.level_t,
         ece=expected_calibration_error(scored),
-        ece_binned=binned_calibration_error(scored),
+        ece_binned=binned_calibration_error(bins),
         smooth_ece=smooth_calibration_error(scored),
         log_loss=log_loss(scored),
         log_loss_clipped=log_loss(scored, clip_percent=CLIP_PERCENT),
@@ -242,13 +246,13 @@ def calibration_report(
         e_value=findings.e_value,
         log_e_value=None if log_e is None or math.isinf(log_e) else log_e,
         effective_n=_effective_n(scored.n, brier_iid, brier),
-        bins=reliability_bins(scored),
-        isotonic=isotonic_curve(scored),
+        bins=reliability_bins(bins),
+        isotonic=isotonic_curve(blocks),
         outcome_distribution=_distribution(tally.counts),
-        win_rate=pooled(scored.rows).observed if scored.n else None,
-        predicted_win_rate=pooled(scored.rows).mean_forecast if scored.n else None,
+        win_rate=whole.observed if scored.n else None,
+        predicted_win_rate=whole.mean_forecast if scored.n else None,
         meets_seed_targets=_meets_seed_targets(
-            brier=brier_score(scored), slope=binned_slope(scored), calibration_error=findings.calibration_error
+            brier=brier_score(scored), slope=slope_binned, calibration_error=findings.calibration_error
         ),
         rejected=findings.rejected,
         in_doubt=findings.in_doubt,

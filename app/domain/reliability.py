@@ -4,7 +4,7 @@ Bins are made by integer arithmetic: min(k // 10, 9). Edges in floats put 30, 60
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.evidence import binomial_interval
-from app.domain.scores import Pool, isotonic_blocks, pooled
+from app.domain.scores import Block, Pool, pooled
 from app.domain.tally import Row, Scored
 
 BINS: Final = 10
@@ -28,6 +28,8 @@ SMOOTH_POINTS: Final = 200
 """Points at which the smoothed error is taken; more where the kernel is narrower than 5 %."""
 SMOOTH_FLOOR: Final = 1e-4
 """What relplot adds to the density of forecasts."""
+SMOOTH_GAIN: Final = 3
+"""More than smoothing can make of an error: forecasts of 0 and 100 % count about half as much as others."""
 NARROWEST: Final = 0.001
 HALVINGS: Final = 10
 
@@ -61,18 +63,26 @@ def bin_of(percent: int) -> int:
     return min(percent // BINS, BINS - 1)
 
 
-def reliability_bins(scored: Scored) -> tuple[Bin, ...]:
+def pooled_bins(scored: Scored) -> tuple[Pool, ...]:
+    """Pool rows into ten bins."""
+    members: list[list[Row]] = [[] for _ in range(BINS)]
+    for row in scored.rows:
+        members[bin_of(row.percent)].append(row)
+    return tuple(pooled(rows) for rows in members)
+
+
+def reliability_bins(bins: Sequence[Pool]) -> tuple[Bin, ...]:
     """Make the reliability diagram: ten bins with consistency bars (Bröcker and Smith 2007)."""
-    return tuple(_bin(number, pool) for number, pool in enumerate(_bin_pools(scored)))
+    return tuple(_bin(number, pool) for number, pool in enumerate(bins))
 
 
-def isotonic_curve(scored: Scored) -> tuple[IsotonicPoint, ...]:
-    """Fit the rising curve of observed frequency on forecast, one point for each percent that was forecast."""
+def isotonic_curve(blocks: Iterable[Block]) -> tuple[IsotonicPoint, ...]:
+    """Draw the rising curve of observed frequency on forecast, one point for each percent that was forecast."""
     return tuple(
         IsotonicPoint(p=row.percent / 100, observed=observed)
-        for block in isotonic_blocks(scored.rows)
-        for observed in [pooled(block).observed]
-        for row in block
+        for block in blocks
+        for observed in [block.pool.observed]
+        for row in block.rows
     )
 
 
@@ -81,9 +91,9 @@ def slope(scored: Scored) -> float | None:
     return _regression_slope(scored.rows)
 
 
-def binned_slope(scored: Scored) -> float | None:
+def binned_slope(bins: Sequence[Pool]) -> float | None:
     """Compute the slope of observed frequency on mean forecast over the ten bins, weighted by their decisions."""
-    return _regression_slope([pool for pool in _bin_pools(scored) if pool.n])
+    return _regression_slope([pool for pool in bins if pool.n])
 
 
 def calibration_error(scored: Scored) -> float | None:
@@ -93,12 +103,12 @@ def calibration_error(scored: Scored) -> float | None:
 
 def expected_calibration_error(scored: Scored) -> float | None:
     """Compute the mean of |p - f| by distinct forecast."""
-    return _mean_gap(scored.rows, scored.n)
+    return _mean_gap(scored.rows, n) if (n := scored.n) else None
 
 
-def binned_calibration_error(scored: Scored) -> float | None:
+def binned_calibration_error(bins: Sequence[Pool]) -> float | None:
     """Compute the mean of |p - f| by bin."""
-    return _mean_gap(_bin_pools(scored), scored.n)
+    return _mean_gap(bins, n) if (n := sum(pool.n for pool in bins)) else None
 
 
 def smooth_calibration_error(scored: Scored) -> float | None:
@@ -125,31 +135,35 @@ def smooth_calibration_error(scored: Scored) -> float | None:
 
     def error_at(width: float) -> float:
         nodes = max(2 * (SMOOTH_NODES - 1), round(20 / width)) // 2 + 1
-        points = np.linspace(0, 1, max(SMOOTH_POINTS, round(10 / width)))
+        points = _grid(max(SMOOTH_POINTS, round(10 / width)))
         errors, counts = (
             np.interp(points, _grid(nodes), values) for values in _smoothed(spectrum(nodes), nodes, width=width)
         )
         return float(np.abs(errors).sum() / (counts + SMOOTH_FLOOR).sum())
 
-    return _least_error(error_at)
+    return _least_error(error_at, at_most=SMOOTH_GAIN * _mean_gap(scored.rows, scored.n))
 
 
-def _least_error(error_at: Callable[[float], float]) -> float:
-    """Halve [0, 1] down to the least width that is no less than the error it gives, and return that error."""
+def _least_error(error_at: Callable[[float], float], *, at_most: float) -> float:
+    """Halve [0, 1] down to the least width that is no less than the error it gives, and return that error.
+
+    No error is more than `at_most`: of wider kernels it need not be asked.
+    """
     least, too_narrow = 1.0, 0.0
-    found = error_at(least)
-    if least < found:
+    found = error_at(least) if least < at_most else None
+    if found is not None and least < found:
         return found
     for _ in range(HALVINGS):
         width = (least + too_narrow) / 2
-        if width < NARROWEST or width < (error := error_at(width)):
+        error = error_at(width) if NARROWEST <= width < at_most else None
+        if width < NARROWEST or (error is not None and width < error):
             too_narrow = width
         else:
             least, found = width, error
-    return found
+    return error_at(least) if found is None else found
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _grid(nodes: int) -> Floats:
     grid = np.linspace(0, 1, nodes)
     grid.setflags(write=False)
@@ -163,13 +177,6 @@ def _smoothed(spectrum: Spectrum, nodes: int, *, width: float) -> Floats:
     around_0 = np.zeros(2 * (nodes - 1))
     around_0[: nodes - middle], around_0[-middle:] = kernel[middle:], kernel[:middle]
     return np.fft.irfft(spectrum * np.fft.rfft(around_0), n=2 * (nodes - 1))[:, :nodes]
-
-
-def _bin_pools(scored: Scored) -> list[Pool]:
-    members: list[list[Row]] = [[] for _ in range(BINS)]
-    for row in scored.rows:
-        members[bin_of(row.percent)].append(row)
-    return [pooled(rows) for rows in members]
 
 
 def _bin(number: int, pool: Pool) -> Bin:
@@ -196,5 +203,5 @@ def _regression_slope(pools: Sequence[Pool | Row]) -> float | None:
     return 50 * math.fsum(x * y / of for of, x, y in deviations) / variance
 
 
-def _mean_gap(pools: Sequence[Pool | Row], n: int) -> float | None:
-    return sum(abs(pool.percents - 50 * pool.points) for pool in pools) / (100 * n) if n else None
+def _mean_gap(pools: Sequence[Pool | Row], n: int) -> float:
+    return sum([abs(pool.percents - 50 * pool.points) for pool in pools]) / (100 * n)

@@ -69,7 +69,15 @@ def pooled(rows: Sequence[Row]) -> Pool:
     return Pool(n=n, percents=percents, points=points)
 
 
-def isotonic_blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Hold neighbouring rows to which the isotonic regression gives one observed frequency, and their pool."""
+
+    rows: Sequence[Row]
+    pool: Pool
+
+
+def isotonic_blocks(rows: Sequence[Row]) -> list[Block]:
     """Pool adjacent violators: split rows into blocks whose observed frequencies rise (Ayer et al. 1955)."""
     blocks: list[tuple[int, int, int]] = []
     for number, row in enumerate(rows):
@@ -78,7 +86,8 @@ def isotonic_blocks(rows: Sequence[Row]) -> list[Sequence[Row]]:
             earlier_n, earlier_points, first = blocks.pop()
             n, points = n + earlier_n, points + earlier_points
         blocks.append((n, points, first))
-    return [rows[first:end] for first, end in pairwise([*(first for _, _, first in blocks), len(rows)])]
+    bounds = pairwise([*(first for _, _, first in blocks), len(rows)])
+    return [Block(rows=members, pool=pooled(members)) for first, end in bounds for members in [rows[first:end]]]
 
 
 def brier_score(scored: Scored) -> float | None:
@@ -131,24 +140,22 @@ def debiased_reliability(scored: Scored) -> float | None:
     return parts.reliability - min(room) * off_reliability
 
 
-def corp(scored: Scored) -> Corp | None:
-    """Decompose the Brier score by its isotonic regression."""
+def corp(scored: Scored, blocks: Sequence[Block]) -> Corp | None:
+    """Decompose the Brier score by its isotonic regression, whose blocks these are."""
     if not (n := scored.n):
         return None
-    blocks = isotonic_blocks(scored.rows)
-    pools = [pooled(block) for block in blocks]
     # The block's score less that of its observed frequency f: sum of n p^2 - 2 p w, plus f^2 n.
     excess = [
         (
-            pool.n * sum(row.percent**2 * row.n - 100 * row.percent * row.points for row in block)
-            + 2_500 * pool.points**2
+            block.pool.n * sum([row.percent * (row.percent * row.n - 100 * row.points) for row in block.rows])
+            + 2_500 * block.pool.points**2
         )
-        / (10_000 * pool.n)
-        for block, pool in zip(blocks, pools, strict=True)
+        / (10_000 * block.pool.n)
+        for block in blocks
     ]
     return Corp(
         miscalibration=math.fsum(excess) / n,
-        discrimination=_spread(pools, scored),
+        discrimination=_spread([block.pool for block in blocks], scored),
         uncertainty=_scatter(scored) / (4 * n**2),
     )
 

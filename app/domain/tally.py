@@ -277,7 +277,9 @@ class Scored:
 def score(tally: Tally, *, scratch: ScratchRule) -> Scored:
     """Apply a scratch rule: turn classes into half points."""
     points = [
-        (outcome, counted) for outcome in OutcomeClass if (counted := points_of(outcome, scratch=scratch)) is not None
+        (outcome.value, counted)
+        for outcome in OutcomeClass
+        if (counted := points_of(outcome, scratch=scratch)) is not None
     ]
     rows = (_scored_row(percent, counts, points) for percent, counts in sorted(tally.by_percent.items()))
     days = (_scored_day(day, points) for day in tally.by_day)
@@ -286,20 +288,20 @@ def score(tally: Tally, *, scratch: ScratchRule) -> Scored:
     )
 
 
-def _scored_row(percent: int, counts: ClassCounts, points: Iterable[tuple[OutcomeClass, int]]) -> Row:
+def _scored_row(percent: int, counts: ClassCounts, points: Iterable[tuple[str, int]]) -> Row:
     n = of_points = square_points = 0
-    for outcome, v in points:
-        of_class = counts.of(outcome)
+    for name, v in points:
+        of_class = getattr(counts, name)
         n += of_class
         of_points += v * of_class
         square_points += v**2 * of_class
     return Row(percent=percent, n=n, points=of_points, square_points=square_points)
 
 
-def _scored_day(day: DaySums, points: Iterable[tuple[OutcomeClass, int]]) -> DayScore:
+def _scored_day(day: DaySums, points: Iterable[tuple[str, int]]) -> DayScore:
     n = errors = losses = tilts = 0
-    for outcome, v in points:
-        of_class = day.of(outcome)
+    for name, v in points:
+        of_class = getattr(day, name)
         n += of_class.n
         errors += of_class.percents - 50 * v * of_class.n
         losses += of_class.squares - 100 * v * of_class.percents + 2_500 * v**2 * of_class.n

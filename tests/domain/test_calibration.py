@@ -119,6 +119,15 @@ def test_both_decompositions_add_up_to_the_brier_score(name: str, rule: ScratchR
 
 
 @given(cells(), st.sampled_from(ScratchRule))
+def test_smoothing_hardly_adds_to_errors(arrived: list[Cell], rule: ScratchRule) -> None:
+    report = report_on(*arrived, scratch=rule)
+
+    # An error beside forecasts of 0 or 100 % counts about twice, since these lie on the mirror.
+    if report.smooth_ece is not None and report.ece is not None:
+        assert report.smooth_ece <= 2.1 * report.ece + 1e-12
+
+
+@given(cells(), st.sampled_from(ScratchRule))
 def test_both_decompositions_of_anything_add_up(arrived: list[Cell], rule: ScratchRule) -> None:
     assert_decompositions_add_up(report_on(*arrived, scratch=rule))
 
