@@ -8,6 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from app.domain.making import made_quickly
 from app.domain.proposal import Direction
 
 MARK_MAX_AGE: Final = timedelta(days=7)
@@ -47,6 +48,7 @@ class Position:
         return Direction.LONG if self.quantity > 0 else Direction.SHORT
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
     """Hold the account as its caller sent it, dollars."""
@@ -63,7 +65,10 @@ class Account:
 
     def position(self, symbol: str) -> Position | None:
         """Find the held position in a symbol."""
-        return next((held for held in self.positions if held.symbol == symbol and held.quantity != 0), None)
+        for held in self.positions:
+            if held.symbol == symbol and held.quantity:
+                return held
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,7 @@ class Halt:
     operator: str
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
     """Hold what one approved and not yet released ticket may still use.
@@ -105,6 +111,7 @@ class Sessions:
     approved_in_last_two: bool = False
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountState:
     """Hold what the store knows of an account at the moment of judging, read under its row lock.
@@ -129,10 +136,12 @@ class AccountState:
     @property
     def halt(self) -> Halt | None:
         """Give the strictest halt in force."""
-        ranked = sorted(self.halts, key=lambda halt: halt.state is not HaltState.HALTED)
-        return ranked[0] if ranked else None
+        if not self.halts:
+            return None
+        return min(self.halts, key=lambda halt: halt.state is not HaltState.HALTED)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodLoss:
     """Hold the loss of a day or week: dollars and the equity it is measured against."""

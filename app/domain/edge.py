@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from app.domain.costs import BPS
+from app.domain.making import made_quickly
 from app.domain.policy import ScaleOut
 
 ONE: Final = Decimal(1)
@@ -19,6 +20,7 @@ THIRD: Final = ONE / 3
 BISECTIONS: Final = 200
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """Hold one part of a position: the fraction it closes and its gross reward, dollars per share."""
@@ -27,6 +29,7 @@ class Slice:
     distance: Decimal
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
     """Hold the worth of an entry.

@@ -8,11 +8,13 @@ from enum import StrEnum
 from typing import Final
 
 from app.domain.account import ZERO, Account, AccountState, PeriodLoss, Position, period_loss
+from app.domain.making import made_quickly
 from app.domain.market import MarketView
 from app.domain.policy import Policy
 from app.domain.proposal import Direction
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exposure:
     """Hold the account's gross exposure and risk, dollars.
@@ -89,18 +91,23 @@ def measure_exposure(*, account: Account, market: MarketView, state: AccountStat
             by_bucket[bucket] += value
         if position.stop_loss is not None:
             open_risk += max(ZERO, _stop_distance(position, market=market)) * abs(position.quantity)
-    entries = [reservation for reservation in state.reservations if not reservation.reduce_only]
-    for reservation in entries:
-        by_symbol[reservation.symbol] += reservation.notional_usd
+    reserved_risk = reserved_notional = ZERO
+    for reservation in state.reservations:
+        if reservation.reduce_only:
+            continue
+        notional = reservation.notional_usd
+        reserved_risk += reservation.risk_usd
+        reserved_notional += notional
+        by_symbol[reservation.symbol] += notional
         for bucket in reservation.buckets:
-            by_bucket[bucket] += reservation.notional_usd
+            by_bucket[bucket] += notional
     return Exposure(
         gross_usd=sum(by_symbol.values(), ZERO),
         by_symbol=dict(by_symbol),
         by_bucket=dict(by_bucket),
         open_risk_usd=open_risk,
-        reserved_risk_usd=sum((reservation.risk_usd for reservation in entries), ZERO),
-        reserved_notional_usd=sum((reservation.notional_usd for reservation in entries), ZERO),
+        reserved_risk_usd=reserved_risk,
+        reserved_notional_usd=reserved_notional,
         open_positions=len(held),
         unmarked=tuple(unmarked),
         unstopped=tuple(unstopped),

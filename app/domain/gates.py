@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 from app.domain.account import Account, AccountMode, AccountState, HaltState, PeriodLoss
 from app.domain.edge import Edge
 from app.domain.exposure import Exposure
+from app.domain.making import made_quickly
 from app.domain.market import MarketView, SymbolView
 from app.domain.policy import (
     FUTURE_TOLERANCE_S,
@@ -112,6 +113,7 @@ class GateResult(NamedTuple):
     detail: str
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """Hold everything the gates may look at for one candidate, exit or adjust.
@@ -392,10 +394,10 @@ def borrow(case: Case) -> Finding:
 def _loss(loss: PeriodLoss | None, limit: Decimal, reached: Code, missing: Code) -> Finding:
     if loss is None:
         return _blocks(missing, limit=limit, detail="neither a P&L nor an earlier equity mark")
-    detail = f"{loss.loss_usd:.2f} of {loss.baseline_usd:.2f} USD"
-    if loss.fraction >= limit:
-        return _blocks(reached, loss.fraction, limit, detail)
-    return _passes(loss.fraction, limit, detail)
+    fraction, detail = loss.fraction, f"{loss.loss_usd:.2f} of {loss.baseline_usd:.2f} USD"
+    if fraction >= limit:
+        return _blocks(reached, fraction, limit, detail)
+    return _passes(fraction, limit, detail)
 
 
 def daily_loss(case: Case) -> Finding:

@@ -25,6 +25,7 @@ from app.domain.indicators import (
     moving_average,
     relative_strength_index,
 )
+from app.domain.making import made_quickly
 from app.domain.policy import Regime
 
 BARS_MAX_AGE: Final = timedelta(days=7)
@@ -37,6 +38,7 @@ MID_TOLERANCE_ATR: Final = Decimal("0.5")
 TWO: Final = Decimal(2)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolSnapshot:
     """Hold what the caller sent about one symbol.
@@ -69,6 +71,7 @@ class SymbolSnapshot:
     bars: tuple[Bar, ...] = ()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewsItem:
     """Hold one piece of news; its text is data from strangers."""
@@ -95,6 +98,7 @@ class OptionsFlow:
     unusual_activity: tuple[str, ...] = ()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Hold the market at `as_of` (UTC) as the caller sent it."""
@@ -106,6 +110,7 @@ class Snapshot:
     regime: Regime | None = None
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataIssue:
     """Report one thing that was wrong with the data and what was done about it."""
@@ -124,6 +129,7 @@ class Claim:
     computed: float
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SymbolView:
     """Hold what counts for decisions about one symbol; None is missing.
@@ -166,6 +172,7 @@ class SymbolView:
         return float(depth + max(Decimal(0), 50 - 5000 * self.spread_pct))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketView:
     """Hold the resolved snapshot: symbols in the order sent, usable news, and every issue found."""
@@ -180,7 +187,10 @@ class MarketView:
 
     def symbol(self, name: str) -> SymbolView | None:
         """Find one symbol, or None when the snapshot does not hold it."""
-        return next((view for view in self.symbols if view.symbol == name), None)
+        for view in self.symbols:
+            if view.symbol == name:
+                return view
+        return None
 
 
 def usable_bars(bars: Sequence[Bar], *, as_of: datetime) -> tuple[tuple[Bar, ...], Counter[str]]:
@@ -244,7 +254,7 @@ def resolve_market(snapshot: Snapshot, *, buckets: BucketMap) -> MarketView:
     """Resolve a snapshot into what counts for decisions, with every issue named."""
     issues: list[DataIssue] = []
     symbols = tuple(
-        _resolve_symbol(sent, as_of=snapshot.as_of, buckets=buckets, issues=issues) for sent in snapshot.market
+        [_resolve_symbol(sent, as_of=snapshot.as_of, buckets=buckets, issues=issues) for sent in snapshot.market]
     )
     undated = sum(item.timestamp is None for item in snapshot.news)
     future = sum(item.timestamp is not None and item.timestamp > snapshot.as_of for item in snapshot.news)
@@ -272,8 +282,9 @@ def _resolve_symbol(
         for reason, count in sorted(dropped.items()):
             issues.append(DataIssue(symbol=sent.symbol, field="bars", issue=f"{count} dropped: {reason}"))
     claims: list[Claim] = []
-    atr = _settle(sent, "atr", sent.atr, average_true_range(bars), larger=True, issues=issues, claims=claims)
-    adv = _settle(sent, "adv", sent.adv, average_dollar_volume(bars), larger=False, issues=issues, claims=claims)
+    true_range, dollars = (average_true_range(bars), average_dollar_volume(bars)) if bars else (None, None)
+    atr = _settle(sent, "atr", sent.atr, true_range, larger=True, issues=issues, claims=claims)
+    adv = _settle(sent, "adv", sent.adv, dollars, larger=False, issues=issues, claims=claims)
     avg_volume = _present(sent, "avg_volume", sent.avg_volume, issues)
     mid, spread_pct, fault = _resolve_quotes(sent, atr=atr)
     if fault is not None:
@@ -292,9 +303,9 @@ def _resolve_symbol(
         atr=atr,
         adv=adv,
         avg_volume=avg_volume,
-        rsi=sent.rsi if sent.rsi is not None else relative_strength_index(bars),
-        ma_20=sent.ma_20 if sent.ma_20 is not None else moving_average(bars, length=20),
-        ma_50=sent.ma_50 if sent.ma_50 is not None else moving_average(bars, length=50),
+        rsi=relative_strength_index(bars) if bars and sent.rsi is None else sent.rsi,
+        ma_20=moving_average(bars, length=20) if bars and sent.ma_20 is None else sent.ma_20,
+        ma_50=moving_average(bars, length=50) if bars and sent.ma_50 is None else sent.ma_50,
         buckets=buckets.of(sent.symbol, sent.buckets),
         bars=bars,
         claims=tuple(claims),

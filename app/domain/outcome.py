@@ -15,6 +15,7 @@ from typing import Final
 from app.domain.account import ZERO
 from app.domain.edge import Edge
 from app.domain.lifecycle import FILLS, Event, EventKind, ExitReason, as_corrected
+from app.domain.making import made_quickly
 from app.domain.market import MarketView
 from app.domain.proposal import Candidate, Direction, EntryType, candidate_fault
 from app.domain.verdict import entry_price
@@ -53,6 +54,7 @@ class ForecastKind(StrEnum):
     CONVICTION = "conviction"
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Hold what a forecast said: prices and `cost_usd` (C of the round trip) in dollars per share.

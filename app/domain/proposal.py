@@ -5,6 +5,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Final
 
+from app.domain.making import made_quickly
+
 MAX_CANDIDATES: Final = 3
 MAX_WATCHLIST: Final = 3
 MAX_THESIS_WORDS: Final = 40
@@ -67,6 +69,7 @@ class ModelFailure(StrEnum):
     INVALID = "MODEL_INVALID"
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """Hold one entry idea as the decider said it.
@@ -113,6 +116,7 @@ class WatchItem:
     target_conviction: int
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """Hold one whole, schema-valid reply of a decider."""

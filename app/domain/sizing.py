@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from app.domain.account import ZERO, Account, whole_shares
 from app.domain.costs import BPS
 from app.domain.exposure import Exposure
+from app.domain.making import made_quickly
 from app.domain.market import SymbolView
 from app.domain.policy import Policy, Regime, regime_multiplier
 from app.domain.proposal import Candidate, Setup
@@ -35,6 +36,7 @@ class Cap(NamedTuple):
         return "SIZE_" + self.cap.partition(":")[0].upper()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizing:
     """Hold the size of an entry: whole shares, D (dollars per share), and every cap in order."""
@@ -57,6 +59,7 @@ class Sizing:
         return self.quantity < self.caps[0].max_quantity
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryBounds:
     """State, before asking, what an entry may be at most; None is unknown.

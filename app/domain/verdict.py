@@ -32,6 +32,7 @@ from app.domain.gates import (
     stop_fault,
     target_fault,
 )
+from app.domain.making import made_quickly
 from app.domain.market import Claim, DataIssue, MarketView, SymbolView
 from app.domain.policy import (
     PARALYSIS_MIN_CANDIDATES,
@@ -79,6 +80,7 @@ class Side(StrEnum):
     BUY_TO_COVER = "buy_to_cover"
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """Hold one take-profit price and the fraction of the quantity it closes."""
@@ -87,6 +89,7 @@ class Target:
     fraction: float
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceCollar:
     """Hold the fill prices that keep a ticket inside its limits, dollars per share."""
@@ -95,6 +98,7 @@ class PriceCollar:
     high: Decimal
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
     """Hold an order that may be sent until it expires; quantity is whole shares.
@@ -120,6 +124,7 @@ class Ticket:
     mode: AccountMode
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketExposure:
     """Hold the gross exposure of one bucket, as a fraction of equity, and what must go to fit its limit."""
@@ -130,6 +135,7 @@ class BucketExposure:
     reduce_by_usd: Decimal
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskState:
     """Hold the account's risk before this decision; None where it cannot be known."""
@@ -142,6 +148,7 @@ class RiskState:
     buckets: tuple[BucketExposure, ...]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateSummary:
     """Hold one judged candidate's place among the others."""
@@ -153,6 +160,7 @@ class CandidateSummary:
     blocked_by: tuple[str, ...]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """Hold the whole outcome of judging one proposal.
@@ -273,6 +281,7 @@ def entry_bounds(
     )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judged:
     """Hold one candidate with its case, its report and what decides its rank."""
@@ -301,6 +310,7 @@ class _Judged:
         return (bool(self.blocked_by), -edge.ev_r, edge.cost_bps_round_trip, self.candidate.symbol)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Court:
     """Hold what every judgement of one request shares."""
