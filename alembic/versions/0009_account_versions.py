@@ -1,4 +1,4 @@
-"""Versions of accounts, by which a decision is recorded only if nothing it was judged by has changed."""
+"""Versions of accounts, by which a decision is recorded only if what it was judged by stands; less work for each."""
 # ruff: noqa: D103
 
 import sqlalchemy as sa
@@ -28,6 +28,54 @@ END
 $$
 """
 
+# What decisions name is never removed. That makes a foreign key's check, which locks the row that it finds, needless.
+REFUSE_REMOVAL = """
+CREATE FUNCTION refuse_removal() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE insufficient_privilege
+        USING MESSAGE = TG_OP || ' of ' || TG_TABLE_NAME || ' is refused: decisions name its rows';
+END
+$$
+"""
+NAMED_BY_DECISIONS = {
+    "account_id": ("accounts", "account_id"),
+    "prompt_hash": ("prompts", "hash"),
+    "system_hash": ("prompts", "hash"),
+    "policy_hash": ("policies", "hash"),
+}
+
+# The table may be divided into partitions (docs/scaling.md), which have what the whole cannot have.
+KEEP_ROWS_TOGETHER = """
+DO $$
+DECLARE
+    part regclass;
+BEGIN
+    FOR part IN SELECT relid FROM pg_partition_tree('llm_decisions') WHERE isleaf LOOP
+        EXECUTE format('ALTER TABLE %s {}', part);
+    END LOOP;
+END
+$$
+"""
+
+# Columns that the statement which records a decision fills from the same values as those of `llm_decisions`, whose
+# checks refuse for all; each check is read and compiled anew for every statement.
+COPIES = {
+    "account_marks": {"mode": "mode IN ('paper', 'live')"},
+    "reservations": {"mode": "mode IN ('paper', 'live')"},
+    "forecasts": {
+        "mode": "mode IN ('paper', 'live')",
+        "setup": "setup IN ('breakout', 'mean_reversion', 'momentum', 'earnings_beat', 'earnings_miss', 'fed_dovish', "
+        "'fed_hawkish', 'options_flow', 'insider_buying', 'short_squeeze', 'sector_rotation', 'other')",
+        "direction": "direction IN ('long', 'short')",
+        "verdict": "verdict IN ('approved', 'resized', 'blocked', 'no_trade')",
+        "conviction": "conviction BETWEEN 0 AND 100",
+    },
+    "decision_counts": {
+        "action": "action IN ('trade', 'adjust', 'exit', 'neutral', 'watchlist')",
+        "verdict": "verdict IN ('approved', 'resized', 'blocked', 'no_trade')",
+    },
+}
+
 
 def upgrade() -> None:
     # A constant default rewrites no row.
@@ -40,9 +88,30 @@ def upgrade() -> None:
     op.execute(
         "CREATE TRIGGER halts_void_judgements BEFORE INSERT ON halts FOR EACH ROW EXECUTE FUNCTION void_judgements()"
     )
+    op.execute(REFUSE_REMOVAL)
+    for table in ("accounts", "prompts", "policies"):
+        op.execute(
+            f"CREATE TRIGGER {table}_never_removed BEFORE DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION refuse_removal()"
+        )
+    for column in NAMED_BY_DECISIONS:
+        op.drop_constraint(f"llm_decisions_{column}_fkey", "llm_decisions")
+    for table, checks in COPIES.items():
+        for name in checks:
+            op.drop_constraint(f"{table}_{name}_check", table)
+    op.execute(KEEP_ROWS_TOGETHER.format("SET (toast_tuple_target = 8160)"))
 
 
 def downgrade() -> None:
+    op.execute(KEEP_ROWS_TOGETHER.format("RESET (toast_tuple_target)"))
+    for table, checks in COPIES.items():
+        for name, condition in checks.items():
+            op.create_check_constraint(f"{table}_{name}_check", table, condition)
+    for column, (table, key) in NAMED_BY_DECISIONS.items():
+        op.create_foreign_key(f"llm_decisions_{column}_fkey", "llm_decisions", table, [column], [key])
+    for table in ("accounts", "prompts", "policies"):
+        op.execute(f"DROP TRIGGER {table}_never_removed ON {table}")
+    op.execute("DROP FUNCTION refuse_removal()")
     op.execute("DROP TRIGGER halts_void_judgements ON halts")
     op.execute("DROP FUNCTION void_judgements()")
     op.execute("REVOKE UPDATE (version) ON accounts FROM tradeverdict_app")

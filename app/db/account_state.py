@@ -51,6 +51,21 @@ _FILLS: Final = """decision_events AS fill
     ) AS correction ON true
     WHERE fill.event IN ('filled', 'partially_filled')"""
 
+# Most reservations have no fill: their events are not looked at.
+_RESERVATION_AND_LEFT: Final = f"""
+created_at, decision_id, symbol, direction, quantity, notional_usd, risk_usd, buckets, reduce_only,
+CASE WHEN filled_quantity = 0 THEN quantity ELSE
+    CASE WHEN filled_at IS NULL THEN quantity ELSE filled_quantity END
+    - coalesce(
+        (
+            SELECT sum(coalesce(correction.quantity, fill.quantity))
+            FROM {_FILLS} AND fill.decision_id = live.decision_id AND fill.at < $3
+        ),
+        0
+    )
+END AS "left"
+"""  # noqa: S608 (a constant)
+
 # The conditions on marks are those of the indexes meant for each (app/db/tables.py).
 # `now` is when the statement arrived, so after the locks were had, and the same throughout.
 # $1 account, $2 mode, $3 as_of, $4 its day, $5 its week, $6 the greatest age of a baseline, $7 held symbols
@@ -71,34 +86,22 @@ STATE_COLUMNS: Final = f"""
     ) AS live_confirmed,
     (
         SELECT json_agg(
-            json_build_object(
-                'decision_id', decision_id, 'symbol', symbol, 'direction', direction,
-                'quantity', live.quantity::text, 'left', left_of.quantity::text,
-                'notional_usd', notional_usd::text, 'risk_usd', risk_usd::text, 'buckets', buckets,
-                'reduce_only', reduce_only
+            json_build_array(
+                decision_id, symbol, direction, quantity::text, notional_usd::text, risk_usd::text, buckets,
+                reduce_only, "left"::text
             )
             ORDER BY created_at, decision_id
         )
         FROM (
-            SELECT * FROM reservations
+            SELECT {_RESERVATION_AND_LEFT} FROM reservations AS live
             WHERE account_id = $1 AND mode = $2 AND released_at IS NULL AND filled_at IS NULL
                 AND held_until > statement_timestamp()
             UNION ALL
-            SELECT * FROM reservations
+            SELECT {_RESERVATION_AND_LEFT} FROM reservations AS live
             WHERE account_id = $1 AND mode = $2 AND released_at IS NULL AND filled_at >= $3
+            OFFSET 0
         ) AS live
-        CROSS JOIN LATERAL (
-            SELECT
-                CASE WHEN live.filled_at IS NULL THEN live.quantity ELSE live.filled_quantity END
-                - coalesce(
-                    (
-                        SELECT sum(coalesce(correction.quantity, fill.quantity))
-                        FROM {_FILLS} AND fill.decision_id = live.decision_id AND fill.at < $3
-                    ),
-                    0
-                ) AS quantity
-        ) AS left_of
-        WHERE left_of.quantity > 0
+        WHERE "left" > 0
     ) AS reservations,
     coalesce(
         (
@@ -252,7 +255,7 @@ def _state(row: asyncpg.Record) -> AccountState:
         now=row["now"],
         halts=tuple(_halt(**halt) for halt in halts),
         live_confirmed=row["live_confirmed"],
-        reservations=tuple(_left_of(**held) for held in reservations),
+        reservations=tuple(map(_left_of, reservations)),
         day_baseline_usd=row["day_baseline_usd"],
         week_baseline_usd=row["week_baseline_usd"],
         day_deepest_loss_usd=row["day_deepest_loss_usd"] or ZERO,
@@ -290,15 +293,25 @@ def _reservation(
     )
 
 
-def _left_of(*, left: str, **approved: Any) -> Reservation:
+def _left_of(held: list[Any]) -> Reservation:
     """Give the part of a reservation that the shares left of it still hold."""
-    reservation, quantity = _reservation(**approved), Decimal(left)
-    if quantity == reservation.quantity:
+    decision_id, symbol, direction, quantity, notional_usd, risk_usd, buckets, reduce_only, left = held
+    reservation = _reservation(
+        decision_id=decision_id,
+        symbol=symbol,
+        direction=direction,
+        quantity=quantity,
+        notional_usd=notional_usd,
+        risk_usd=risk_usd,
+        buckets=buckets,
+        reduce_only=reduce_only,
+    )
+    if left == quantity:
         return reservation
-    part = quantity / reservation.quantity
+    part = Decimal(left) / reservation.quantity
     return replace(
         reservation,
-        quantity=quantity,
+        quantity=Decimal(left),
         notional_usd=reservation.notional_usd * part,
         risk_usd=reservation.risk_usd * part,
     )

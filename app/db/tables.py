@@ -4,12 +4,16 @@ What holds everywhere:
 
 * Identifiers of decisions are UUIDv7, so they sort by time. Money and quantities are `numeric`, statistics
   `double precision`, times `timestamptz`.
-* Enums are text with a CHECK made of the domain's own enum.
+* Enums are text with a CHECK made of the domain's own enum. Where one statement fills several tables from the same
+  values, as the one that records a decision does, the CHECK stands on `llm_decisions` alone: PostgreSQL reads and
+  compiles each CHECK anew for every statement.
 * `numeric` and `double precision` know NaN and infinity, and NaN sorts above everything: `x < 'Infinity'`
   refuses both.
 * The service acts as `APP_ROLE`. It may read and append everywhere, and change only what `UPDATABLE` names.
 * `APPEND_ONLY` tables refuse UPDATE even from their owner, and DELETE and TRUNCATE unless the transaction
   said `SET LOCAL tradeverdict.retention = 'on'`: that is how old decisions are removed, on purpose.
+* `NEVER_REMOVED` tables hold what decisions name. Nothing of them is deleted, not by their owner either, so decisions
+  need no foreign key to them, whose check would lock the one row of a prompt for all decisions at once.
 * JSON is `json`, not `jsonb`: it gives back the very bytes that were received, judged and sent.
 """
 
@@ -124,7 +128,7 @@ llm_decisions = Table(
     "llm_decisions",
     metadata,
     Column("decision_id", UUID, primary_key=True),
-    Column("account_id", Text, ForeignKey("accounts.account_id"), nullable=False),
+    Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     _time("as_of"),
     _time("decided_at"),
@@ -155,10 +159,10 @@ llm_decisions = Table(
     Column("ticket", JSON),
     Column("decider_name", Text, nullable=False),
     Column("model", Text),
-    Column("prompt_hash", Text, ForeignKey("prompts.hash"), nullable=False),
-    Column("system_hash", Text, ForeignKey("prompts.hash"), nullable=False),
+    Column("prompt_hash", Text, nullable=False),
+    Column("system_hash", Text, nullable=False),
     Column("prompt_user", Text, nullable=False),
-    Column("policy_hash", Text, ForeignKey("policies.hash"), nullable=False),
+    Column("policy_hash", Text, nullable=False),
     # What the decider's record said of it when the judge ruled: like the state, part of what replays the decision.
     Column("calibration", JSON),
     # The rest of it: buckets of the symbols at hand, and what the decider was. NULL before revision 0008.
@@ -195,6 +199,8 @@ llm_decisions = Table(
     Index("llm_decisions_by_account", "account_id", "decided_at", "decision_id"),
     Index("llm_decisions_by_symbol", "symbol", "decided_at", "decision_id"),
     Index("llm_decisions_by_verdict", "verdict", "decided_at", "decision_id"),
+    # A row that is compressed to one page stays in it: most do, and cutting them up costs more than it saves.
+    postgresql_with={"toast_tuple_target": 8160},
 )
 
 _DAY: Final = "(as_of AT TIME ZONE 'UTC')::date"
@@ -222,7 +228,6 @@ account_marks = Table(
     Column("day_loss_usd", Numeric),
     Column("week_loss_usd", Numeric),
     Column("approved_entry", Boolean, nullable=False),
-    _one_of("mode", AccountMode),
     _amount("equity_usd", positive=True),
     _amount("day_loss_usd"),
     _amount("week_loss_usd"),
@@ -301,7 +306,6 @@ reservations = Table(
     _time("unprotected_at", nullable=True),
     _time("released_at", nullable=True),
     Column("release_reason", Text),
-    _one_of("mode", AccountMode),
     _one_of("direction", Direction),
     _one_of("release_reason", ReleaseReason),
     _amount("quantity"),
@@ -538,10 +542,6 @@ forecasts = Table(
     Column("executed_exit_price", Numeric),
     Column("realized_usd", Numeric),
     Column("fees_usd", Numeric),
-    _one_of("mode", AccountMode),
-    _one_of("setup", Setup),
-    _one_of("direction", Direction),
-    _one_of("verdict", Verdict),
     _one_of("entry_type", EntryType),
     _one_of("paper_state", PaperState),
     _one_of("paper_outcome", OutcomeClass),
@@ -550,7 +550,6 @@ forecasts = Table(
     CheckConstraint("p_win_calibrated > 0 AND p_win_calibrated < 1", name="p_win_calibrated"),
     CheckConstraint("p_win_percent BETWEEN 0 AND 100", name="p_win_percent"),
     CheckConstraint("p_win_calibrated_percent BETWEEN 0 AND 100", name="p_win_calibrated_percent"),
-    CheckConstraint("conviction BETWEEN 0 AND 100", name="conviction"),
     _amount("entry", positive=True),
     _amount("cost_usd"),
     CheckConstraint("(paper_state = 'resolved') = (paper_outcome IS NOT NULL)", name="paper_resolved"),
@@ -682,8 +681,6 @@ decision_counts = Table(
     Column("reason_code", Text, nullable=False),
     Column("decisions", BigInteger, nullable=False),
     PrimaryKeyConstraint("day", "account_id", "decider", "action", "verdict", "reason_code"),
-    _one_of("action", Mode),
-    _one_of("verdict", Verdict),
     *_counts("decisions"),
 )
 
@@ -810,6 +807,8 @@ APPEND_ONLY: Final = (
     "calibration_metrics",
     "model_calls",
 )
+
+NEVER_REMOVED: Final = ("accounts", "prompts", "policies")
 
 _PER_CLASS: Final = tuple(str(name) for name in OutcomeClass)
 

@@ -24,7 +24,7 @@ from app.db.embedded import EmbeddedPostgres
 from app.db.engine import APP_ROLE, Connection, ConnectionPool, StoreUnavailable
 from app.db.migrate import MigrationsMissing, current_revision, head_revision, migrations_ini
 from app.db.operations import Store
-from app.db.tables import APPEND_ONLY, UPDATABLE, metadata
+from app.db.tables import APPEND_ONLY, NEVER_REMOVED, UPDATABLE, metadata
 from tests.db.builders import AS_OF, decision, mark, reservation, stored
 
 CATALOG = {
@@ -210,6 +210,18 @@ class TestAppendOnly:
             await owner.execute("UPDATE llm_decisions SET verdict = 'blocked', ticket = NULL")
 
 
+async def test_what_decisions_name_is_never_removed(store: Store, owner: Connection, subtests: pytest.Subtests) -> None:
+    await stored(store, decision())
+    await owner.execute("SET tradeverdict.retention = 'on'")
+    for table in NEVER_REMOVED:
+        for statement in (f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
+            with (
+                subtests.test(statement),
+                pytest.raises(asyncpg.InsufficientPrivilegeError, match="decisions name its rows"),
+            ):
+                await owner.execute(statement)
+
+
 async def test_a_decision_that_cannot_be_is_refused(store: Store, owner: Connection, subtests: pytest.Subtests) -> None:
     for refusal, changes in (
         ("mode_check", {"mode": "demo"}),
@@ -228,9 +240,6 @@ async def test_a_decision_that_cannot_be_is_refused(store: Store, owner: Connect
         ("ticket_check", {"ticket": None}),
         ("ticket_check", {"verdict": "blocked"}),
         ("type json", {"request": "{"}),
-        ("policy_hash_fkey", {"policy_hash": "unknown"}),
-        ("prompt_hash_fkey", {"prompt_hash": "unknown"}),
-        ("system_hash_fkey", {"system_hash": "unknown"}),
     ):
         with subtests.test(changes=changes), pytest.raises(StoreUnavailable, match=refusal):
             await stored(store, decision(**changes))

@@ -147,6 +147,18 @@ async def test_both_ways_of_recording_store_the_same(
         assert without_locks == with_locks, table
 
 
+async def test_what_leaves_no_mark_is_stored_too(ticket: DecisionRecord, store: Store, owner: Connection) -> None:
+    known = await known_of(store)
+    before = await counted(owner)
+    nothing = no_trade(decided_at=judged(known).decided_at)
+
+    assert await record(store, known, nothing, mark=None)
+    assert {table for table, count in (await counted(owner)).items() if count > before[table]} == {
+        "llm_decisions",
+        "decision_counts",
+    }
+
+
 async def test_it_takes_one_round_trip(database_url: str) -> None:
     pool = await create_pool(database_url, max_size=1)
     queries: list[LoggedQuery] = []
