@@ -39,14 +39,14 @@ _CLASSES: Final = tuple(str(name) for name in OutcomeClass)
 _SUMS: Final = (*_CLASSES, *(f"r_{name}" for name in _CLASSES), "r_squares", "ev_n", "ev", "ev_r")
 _GATES: Final = ("resolved", "won", "r")
 _LABEL: Final = ("outcome", "r_multiple", "entered_at", "exit_at", "exit_price")
-
-# The rows must be there before they are changed: an upsert would be refused, for a CHECK is asked of the row as
-# proposed, and a step down proposes less than nothing.
 _MOVE_PERCENTS: Final = ", ".join(
     f"{name}{of} = sums.{name}{of} + cell.{name}{times}"
     for name in _CLASSES
     for of, times in (("", ""), ("_percents", " * percent"), ("_squares", " * percent * percent"))
 )
+
+# The rows must be there before they are changed: an upsert would be refused, for a CHECK is asked of the row as
+# proposed, and a step down proposes less than nothing.
 _MAKE_COUNTS: Final = """
 WITH cell AS (
     SELECT * FROM unnest($7::text[], $8::text[], $9::smallint[], $10::smallint[])
