@@ -533,7 +533,7 @@ def account_of(
     """Add up all calls of one decision; `counted` is the one whose reply is the decision's."""
     accounts = [call.account(since=started) for call in calls]
     told = counted or (calls[-1] if calls else None)
-    of_told = None if told is None else told.account(since=started)
+    of_told = None if told is None else accounts[calls.index(told)]
     return DeciderCall(
         name=name,
         model=None if of_told is None else of_told.model,

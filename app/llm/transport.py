@@ -84,7 +84,7 @@ class LeanHttpClient(httpx2.AsyncClient):
             answer = await self._open_session().request(
                 request.method,
                 URL(str(request.url), encoded=True),
-                headers=[*request.headers.multi_items(), ("Accept-Encoding", ENCODINGS)],
+                headers=_headers(request),
                 data=body.content if isinstance(body, _Body) else await request.aread(),
                 allow_redirects=False,
                 skip_auto_headers=OURS_TO_SET,
@@ -144,6 +144,12 @@ class _Answered(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         # What was read to its end has given its connection back already; any other is of no use any more.
         self._answer.close()
+
+
+def _headers(request: httpx2.Request) -> list[tuple[str, str]]:
+    sent = [(name.decode("ascii"), value.decode("latin-1")) for name, value in request.headers.raw]
+    sent.append(("Accept-Encoding", ENCODINGS))
+    return sent
 
 
 @contextmanager
