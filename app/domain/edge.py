@@ -83,10 +83,19 @@ def assess_edge(
         risk_reward=risk_reward,
         ev_r=ev_r,
         ev_pct=ev_r * unit / entry,
-        kelly_fraction=p_win - (ONE - p_win) / risk_reward if risk_reward > 0 else Decimal(0),
+        kelly_fraction=_kelly(p_win=p_win, risk_reward=risk_reward),
         cost_usd=cost,
         cost_bps_round_trip=cost / entry * BPS,
     )
+
+
+def kelly_fraction(*, entry: Decimal, stop: Decimal, target: Decimal, cost: Decimal, p_win: Decimal) -> Decimal:
+    """Compute the Kelly fraction of such an entry alone; `cost` in dollars per share."""
+    return _kelly(p_win=p_win, risk_reward=(abs(target - entry) - cost) / (abs(entry - stop) + cost))
+
+
+def _kelly(*, p_win: Decimal, risk_reward: Decimal) -> Decimal:
+    return p_win - (ONE - p_win) / risk_reward if risk_reward > 0 else Decimal(0)
 
 
 def _scaled_ev(*, loss: Decimal, reward: Decimal, cost: Decimal, p_win: Decimal, scale_out: ScaleOut) -> Decimal:

@@ -114,8 +114,15 @@ def _dec(default: str, low: str, high: str, unit: str, meaning: str) -> Any:
     return _limit(Decimal(default), Decimal(low), Decimal(high), unit, meaning)
 
 
+class _Hashed:
+    """Give a policy a place for its hash, which is none of its limits."""
+
+    __slots__ = ("_hash",)
+    _hash: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(_Hashed):
     """Hold every limit of the rulebook, validated.
 
     Raises:
@@ -212,6 +219,14 @@ class Policy:
         if self.live_allowed and self.max_snapshot_age_s == 0:
             raise PolicyError(setting="MAX_SNAPSHOT_AGE_S", value=0, reason="cannot be 0 while LIVE_ALLOWED=true")
 
+    def __hash__(self) -> int:
+        """Hash the limits once: what is written of a policy is kept by its hash, and asked for in every decision."""
+        try:
+            return self._hash
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash(tuple(getattr(self, spec.name) for spec in fields(self))))
+            return self._hash
+
     @property
     def highest_level(self) -> int:
         """Name the highest aggressiveness level a request may ask for."""
@@ -251,7 +266,7 @@ class Policy:
                 value=level,
                 reason=f"must lie between 0 and {self.highest_level}",
             )
-        return replace(self, aggressiveness_level=level, max_aggressiveness_level=self.highest_level)
+        return _at_level(self, level)
 
     def size_multiplier(self, *, conviction: int) -> Decimal:
         """Give the fraction of the risk budget that a conviction (0-100) earns."""
@@ -300,6 +315,12 @@ class Policy:
             },
         }
         return json.dumps(body, sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=64)
+def _at_level(policy: Policy, level: int) -> Policy:
+    """Make a policy of another level once: making one checks every limit."""
+    return replace(policy, aggressiveness_level=level, max_aggressiveness_level=policy.highest_level)
 
 
 @lru_cache(maxsize=64)

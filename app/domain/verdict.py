@@ -19,7 +19,7 @@ from typing import Final
 
 from app.domain.account import ZERO, Account, AccountMode, AccountState, Position
 from app.domain.costs import BPS, daily_volatility, market_impact, round_trip_cost
-from app.domain.edge import Edge, assess_edge, slices
+from app.domain.edge import Edge, assess_edge, kelly_fraction, slices
 from app.domain.exposure import Exposure, mark_of, measure_exposure
 from app.domain.gates import (
     Case,
@@ -419,24 +419,13 @@ class _Court:
                 hours=candidate.time_stop_hours,
             )
 
-        def edge_at(cost: Decimal) -> Edge:
-            return assess_edge(
-                entry=entry,
-                stop=stop,
-                target=target,
-                cost=cost,
-                p_win_raw=p_raw,
-                p_win=p_win,
-                scale_out=self.policy.scale_out,
-            )
-
         base_cost = cost_with(ZERO)
         sizing = size_entry(
             candidate=candidate,
             entry=entry,
             stop=stop,
             cost_without_impact=base_cost,
-            kelly_fraction=edge_at(base_cost).kelly_fraction,
+            kelly_fraction=kelly_fraction(entry=entry, stop=stop, target=target, cost=base_cost, p_win=p_win),
             view=view,
             atr=view.atr,
             adv=view.adv,
@@ -451,7 +440,16 @@ class _Court:
             average_daily_shares=shares,
             volatility=daily_volatility(atr=view.atr, price=view.price),
         )
-        return edge_at(cost_with(impact)), sizing
+        edge = assess_edge(
+            entry=entry,
+            stop=stop,
+            target=target,
+            cost=cost_with(impact),
+            p_win_raw=p_raw,
+            p_win=p_win,
+            scale_out=self.policy.scale_out,
+        )
+        return edge, sizing
 
     def _p_win_calibrated(self, candidate: Candidate) -> Decimal | None:
         """Map the stated p_win where the calibrator is not off and p_win is one that a decider may state."""
