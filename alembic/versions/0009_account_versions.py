@@ -50,7 +50,10 @@ DO $$
 DECLARE
     part regclass;
 BEGIN
-    FOR part IN SELECT relid FROM pg_partition_tree('llm_decisions') WHERE isleaf LOOP
+    FOR part IN
+        SELECT oid FROM pg_class WHERE oid = 'llm_decisions'::regclass AND relkind = 'r'
+        UNION ALL SELECT relid FROM pg_partition_tree('llm_decisions') WHERE isleaf
+    LOOP
         EXECUTE format('ALTER TABLE %s {}', part);
     END LOOP;
 END
@@ -106,9 +109,9 @@ def downgrade() -> None:
     op.execute(KEEP_ROWS_TOGETHER.format("RESET (toast_tuple_target)"))
     for table, checks in COPIES.items():
         for name, condition in checks.items():
-            op.create_check_constraint(f"{table}_{name}_check", table, condition)
+            op.create_check_constraint(op.f(f"{table}_{name}_check"), table, condition)
     for column, (table, key) in NAMED_BY_DECISIONS.items():
-        op.create_foreign_key(f"llm_decisions_{column}_fkey", "llm_decisions", table, [column], [key])
+        op.create_foreign_key(op.f(f"llm_decisions_{column}_fkey"), "llm_decisions", table, [column], [key])
     for table in ("accounts", "prompts", "policies"):
         op.execute(f"DROP TRIGGER {table}_never_removed ON {table}")
     op.execute("DROP FUNCTION refuse_removal()")

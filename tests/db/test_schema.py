@@ -42,6 +42,10 @@ CATALOG = {
         JOIN pg_class ON pg_class.oid = indexrelid
         WHERE relnamespace = to_regnamespace(:schema) AND indrelid::regclass::text <> 'alembic_version'
     """,
+    "storage": """
+        SELECT relname, relpersistence, reloptions::text FROM pg_class
+        WHERE relnamespace = to_regnamespace(:schema) AND relkind = 'r' AND relname <> 'alembic_version'
+    """,
 }
 
 
