@@ -3,9 +3,10 @@
     .venv/bin/python bench/calibration_scale.py [10000 1000000 10000000]
 
 Each size gets a database of its own on one embedded PostgreSQL and a service of its own; the services are asked turn
-and turn about. What is loaded is the row that each resolved decision has in `forecasts`, and the counts that the
-service would have kept of them, computed from these rows. Prints p50 and p95 of the default report, the ratio of the
-largest store's to the smallest's, and the prototype's way beside it.
+and turn about, a few times each, so that whatever else the machine does falls on all of them alike. What is loaded is
+the row that each resolved decision has in `forecasts`, and the counts that the service would have kept of them,
+computed from these rows. Prints p50 and p95 of the default report, the ratio of the largest store's to the smallest's,
+and the prototype's way beside it.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from app.db.migrate import upgrade
 from tests.faults.processes import service
 
 DAYS = 90
-ROUNDS, ASKED = 8, 50
+WARMING, ROUNDS, ASKED = 10, 80, 5
 CLASSES = ("win", "loss", "scratch", "timeout")
 
 FORECASTS = f"""
@@ -149,11 +150,11 @@ async def measure(sizes: list[int], server: EmbeddedPostgres, folder: Path) -> N
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         running = [await stack.enter_async_context(service(url, folder)) for url in urls]
-        for turn in range(ROUNDS + 1):
+        for turn in range(-WARMING, ROUNDS):
             for size, asked in zip(sizes, running, strict=True):
                 for _ in range(ASKED):
                     took_ms = await ask(session, asked.base_url)
-                    if turn:  # the first round warms
+                    if turn >= 0:
                         times[size].append(took_ms)
     print(f"\nGET /calibration, the default report of 30 days; {ROUNDS} rounds of {ASKED}, turn and turn about")
     p95 = {size: quantiles(taken, n=20)[-1] for size, taken in times.items()}
