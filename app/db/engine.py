@@ -9,12 +9,16 @@ What the pool sees to, so that nobody above has to:
 * Every connection acts as the role that cannot rewrite decisions, whoever it logged in as.
 * A connection on which something failed or was cancelled is cut, not cleaned up: the server rolls back. That
   costs a few milliseconds on a path that is rare, waits for nobody, and leaves no state to reason about.
+* One that is returned goes to whoever has waited longest, else on top of a pile. asyncpg's own pool opens and closes
+  connections; it does not lend them, for its way of lending takes as long as what a short statement takes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from decimal import Decimal
+from types import TracebackType
 from typing import Final, TypeAlias
 
 import asyncpg
@@ -53,29 +57,125 @@ class _Connection(asyncpg.Connection):
         return ""
 
 
+class _Lent:
+    """Lend a connection for as long as a block lasts, and turn what fails in it into StoreUnavailable."""
+
+    __slots__ = ("_connection", "_pool")
+
+    def __init__(self, pool: "ConnectionPool") -> None:
+        self._pool = pool
+
+    async def __aenter__(self) -> Connection:
+        try:
+            self._connection = await self._pool.take()
+        except _FAILURES as error:
+            raise StoreUnavailable(error) from error
+        return self._connection
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None:
+            # One that the server cut before has left its pool, and what happened here must not be lost.
+            with suppress(asyncpg.InterfaceError):
+                self._connection.terminate()
+        self._pool.give_back(self._connection)
+        if isinstance(error, _FAILURES):
+            raise StoreUnavailable(error) from error
+
+
+def _is_closed(connection: Connection) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:  # it has left asyncpg's pool
+        return True
+
+
 class ConnectionPool:
     """Lend connections to PostgreSQL and turn every failure into StoreUnavailable."""
 
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", *, acquire_timeout_s: float) -> None:
         self._pool = pool
         self._acquire_timeout_s = acquire_timeout_s
+        self._free: list[Connection] = []
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
+        # Connections that are free, lent or being opened.
+        self._places_taken = 0
+        self._closing = False
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection on which each statement commits by itself.
 
         Raises:
             StoreUnavailable: there is none in time, or the database failed while it was lent.
         """
-        with _failures_as_unavailable():
-            async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
-                try:
-                    yield connection
-                except BaseException:
-                    # One that the server cut before has left the pool, and what happened here must not be lost.
-                    with suppress(asyncpg.InterfaceError):
-                        connection.terminate()
-                    raise
+        return _Lent(self)
+
+    async def take(self) -> Connection:
+        """Take a free connection, open one, or wait for one; it must be given back.
+
+        Raises:
+            asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError: there is none in time.
+        """
+        while self._free:
+            connection = self._free.pop()
+            if not _is_closed(connection):
+                return connection
+            self._places_taken -= 1
+        if self._places_taken < self._pool.get_max_size():
+            self._places_taken += 1
+        else:
+            handed = await self._wait()
+            if handed is not None:
+                return handed
+        try:
+            return await self._pool.acquire(timeout=self._acquire_timeout_s)
+        except BaseException:
+            self._leave_place()
+            raise
+
+    def give_back(self, connection: Connection) -> None:
+        """Hand a connection to who waits, or keep it; one that was cut leaves its place to another."""
+        if _is_closed(connection) or self._closing:
+            # Of a pool that closes nothing is kept: it waits until it has its connections back.
+            with suppress(asyncpg.InterfaceError):
+                connection.terminate()
+            self._leave_place()
+        elif (waiting := self._next_waiting()) is not None:
+            waiting.set_result(connection)
+        else:
+            self._free.append(connection)
+
+    def _leave_place(self) -> None:
+        """Let who waits open a connection in place of one that is gone."""
+        if (waiting := self._next_waiting()) is not None:
+            waiting.set_result(None)
+        else:
+            self._places_taken -= 1
+
+    def _next_waiting(self) -> "asyncio.Future[Connection | None] | None":
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                return waiting
+        return None
+
+    async def _wait(self) -> "Connection | None":
+        """Wait for a connection, or for a place to open one."""
+        waiting: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(self._acquire_timeout_s):
+                return await waiting
+        except BaseException:
+            # What was handed over in the moment that the wait ended goes on to the next.
+            if waiting.done() and not waiting.cancelled():
+                handed = waiting.result()
+                if handed is None:
+                    self._leave_place()
+                else:
+                    self.give_back(handed)
+            raise
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -102,8 +202,12 @@ class ConnectionPool:
 
     async def close(self, *, timeout_s: float = 5.0) -> None:
         """Close every connection; those still lent after `timeout_s` seconds are cut."""
+        self._closing = True
         try:
             async with asyncio.timeout(timeout_s):
+                while self._free:
+                    with suppress(asyncpg.InterfaceError):  # it has left asyncpg's pool
+                        await self._free.pop().close()
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -168,11 +272,3 @@ def asyncpg_url(url: str) -> str:
 async def _read_decimals_as_written(connection: Connection) -> None:
     # asyncpg's own decoder gives 100000 as 1.0E+5, which is equal but prints differently.
     await connection.set_type_codec("numeric", schema="pg_catalog", encoder=str, decoder=Decimal, format="text")
-
-
-@contextmanager
-def _failures_as_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except _FAILURES as error:
-        raise StoreUnavailable(error) from error

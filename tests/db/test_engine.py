@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,87 @@ async def test_a_pool_that_is_all_lent_is_unavailable_in_time(database_url: str)
         assert await schema_revision(pool) == head_revision()
     finally:
         await pool.close()
+
+
+@pytest.fixture
+async def single(database_url: str) -> AsyncIterator[ConnectionPool]:
+    """A pool of one connection, which is open."""
+    pool = await create_pool(database_url, min_size=1, max_size=1)
+    yield pool
+    await pool.close()
+
+
+async def test_who_waits_longest_is_served_first(single: ConnectionPool) -> None:
+    served: list[int] = []
+
+    async def ask(number: int) -> None:
+        async with single.connection():
+            served.append(number)
+
+    async with single.connection():
+        asking = [asyncio.create_task(ask(number)) for number in range(3)]
+        await asyncio.sleep(0)
+    late = asyncio.create_task(ask(3))
+    await asyncio.gather(*asking, late)
+
+    assert served == [0, 1, 2, 3]
+
+
+async def test_a_connection_lent_to_one_who_gave_up_meanwhile_goes_on_to_the_next(single: ConnectionPool) -> None:
+    async def ask() -> int:
+        async with single.connection() as connection:
+            pid: int = await connection.fetchval("SELECT pg_backend_pid()")
+            return pid
+
+    async with single.connection() as connection:
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
+        first, second = asyncio.create_task(ask()), asyncio.create_task(ask())
+        await asyncio.sleep(0)
+    first.cancel()
+
+    assert await second == pid
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert await ask() == pid
+
+
+async def test_one_who_waits_opens_a_connection_in_place_of_one_that_was_cut(single: ConnectionPool) -> None:
+    async def ask() -> str | None:
+        return await schema_revision(single)
+
+    async def fail() -> None:
+        async with single.connection():
+            waiting.append(asyncio.create_task(ask()))
+            await asyncio.sleep(0)
+            raise OSError
+
+    waiting: list[asyncio.Task[str | None]] = []
+    with pytest.raises(StoreUnavailable):
+        await fail()
+
+    assert await waiting[0] == head_revision()
+
+
+async def test_a_pool_never_has_more_connections_than_it_may(database_url: str, owner: Connection) -> None:
+    pool = await create_pool(database_url, max_size=3)
+
+    async def ask(number: int) -> None:
+        async with pool.connection() as connection:
+            await connection.fetchval("SELECT pg_sleep(0.005)")
+            if number % 7 == 0:
+                connection.terminate()
+            if number % 11 == 0:
+                raise OSError
+
+    ends = await asyncio.gather(*(ask(number) for number in range(100)), return_exceptions=True)
+    open_now = await owner.fetchval(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tradeverdict' AND datname = current_database()"
+    )
+    async with asyncio.timeout(2):
+        await pool.close()
+
+    assert sum(isinstance(end, StoreUnavailable) for end in ends) == 10
+    assert 1 <= open_now <= 3
 
 
 async def test_a_statement_that_takes_too_long_is_unavailable(pool: ConnectionPool) -> None:
