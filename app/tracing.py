@@ -170,7 +170,8 @@ class Tracing:
             return self.recorder.request(parent, request_id=request_id)
         if parent is None:
             # Nobody samples what nobody records.
-            parent = TraceParent(trace_id=token_hex(16), span_id=token_hex(8), flags="00")
+            drawn = token_hex(24)
+            parent = TraceParent(trace_id=drawn[:32], span_id=drawn[32:], flags="00")
         return TracedSpan(parent, request_id=request_id)
 
 

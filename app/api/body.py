@@ -5,6 +5,8 @@ from collections.abc import Collection
 from typing import Final
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from app.api.errors import ApiError, ErrorCode
 
@@ -35,13 +37,9 @@ async def read_body(request: Request, *, limit: int, accepted: Collection[str]) 
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
-    body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
+            body = await _whole(request.receive, limit=limit)
     except TimeoutError as error:
         raise ApiError(
             ErrorCode.BODY_TOO_SLOW, f"The limit is {BODY_TIMEOUT_S:.0f} s.", headers={"Connection": "close"}
@@ -51,7 +49,25 @@ async def read_body(request: Request, *, limit: int, accepted: Collection[str]) 
         media_type = JSON
     if media_type not in accepted:
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"The Content-Type is {media_type[:100]}.")
-    return bytes(body), media_type
+    return body, media_type
+
+
+async def _whole(receive: Receive, *, limit: int) -> bytes:
+    """Put a body together; one that comes in one piece, as most do, is given as it came."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunk: bytes = message.get("body", b"")
+        if len(body) + len(chunk) > limit:
+            raise _too_large(limit)
+        last = not message.get("more_body", False)
+        if last and not body:
+            return chunk
+        body += chunk
+        if last:
+            return bytes(body)
 
 
 def _too_large(limit: int) -> ApiError:

@@ -22,7 +22,7 @@ from app.api.idempotency import KEY_HEADER, REPLAYED_HEADER, decide_once, finger
 from app.api.middleware import DECIDED
 from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
-from app.api.runtime import runtime_of
+from app.api.runtime import Runtime, runtime_of
 from app.api.schemas import DecideRequest
 from app.db.account_state import KnownAccount
 from app.db.api_keys import NO_API_KEY
@@ -73,11 +73,11 @@ async def decide(request: Request) -> Response:
     credentials = authenticator.recognize(request)
     if credentials is None:
         identity = await authenticator.authorize(request, Scope.DECIDE)
-        question = await _read(request)
+        question = await _read(request, limit=runtime.settings.max_body_bytes)
         identity.require_account(question.account.id)
-        return await _decide(request, question, identity=identity)
+        return await _decide(runtime, request, question, identity=identity)
     try:
-        question = await _read(request)
+        question = await _read(request, limit=runtime.settings.max_body_bytes)
     except ApiError:
         # Whose key is no longer good learns that and nothing else.
         await authenticator.authorize(request, Scope.DECIDE)
@@ -93,7 +93,7 @@ async def decide(request: Request) -> Response:
             as_of=question.snapshot.as_of,
             held=[position.symbol for position in question.account.positions],
         )
-    return await _decide(request, question, identity=identity, known=known, store_s=time.monotonic() - asking)
+    return await _decide(runtime, request, question, identity=identity, known=known, store_s=time.monotonic() - asking)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,13 +107,13 @@ class _Question:
     started: float
 
 
-async def _read(request: Request) -> _Question:
+async def _read(request: Request, *, limit: int) -> _Question:
     """Read the body of a request.
 
     Raises:
         ApiError: it is none, or it does not fit its schema.
     """
-    body = await read_json_body(request, limit=runtime_of(request).settings.max_body_bytes)
+    body = await read_json_body(request, limit=limit)
     started = time.monotonic()
     try:
         sent = DecideRequest.model_validate_json(body)
@@ -124,6 +124,7 @@ async def _read(request: Request) -> _Question:
 
 
 async def _decide(
+    runtime: Runtime,
     request: Request,
     question: _Question,
     *,
@@ -132,8 +133,7 @@ async def _decide(
     store_s: float = 0.0,
 ) -> Response:
     """Decide for a caller who may act for the account; `known` was read of it in `store_s` seconds on the way."""
-    runtime = runtime_of(request)
-    account = question.account
+    account, state = question.account, request.scope["state"]
     key = idempotency_key(request, mode=account.mode)
     try:
         policy = runtime.service.policy_at(question.level)
@@ -146,14 +146,14 @@ async def _decide(
             snapshot=question.snapshot,
             policy=policy,
             request_body=question.body,
-            request_id=request.state.request_id,
+            request_id=state["request_id"],
             api_key_id=identity.key_id,
             started=question.started,
             known=known,
             store_s=store_s,
             claim=claim,
         )
-        setattr(request.state, DECIDED, True)
+        state[DECIDED] = True
         return body
 
     until_s = question.started + policy.decision_deadline_ms / 1000

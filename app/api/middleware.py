@@ -89,10 +89,11 @@ class RequestMiddleware:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.record_request(method=method, route=route, status=status)
-        span.rename(f"{method} {route}")
-        span.note(method=method, route=route, status=status, request_id=scope["state"]["request_id"])
-        if status >= 500:
-            span.fail(str(status))
+        if span.recording:
+            span.rename(f"{method} {route}")
+            span.note(method=method, route=route, status=status, request_id=scope["state"]["request_id"])
+            if status >= 500:
+                span.fail(str(status))
         quiet = route in QUIET_ROUTES and status < 500
         # The line about a decision says all that this one would.
         write = log.debug if quiet or (status == 200 and DECIDED in scope["state"]) else log.info
