@@ -13,12 +13,12 @@ import asyncpg
 import pytest
 
 from app.db.embedded import EmbeddedPostgres
-from app.db.tables import metadata
+from app.db.tables import NEVER_REMOVED, metadata
 from tests.docs.pages import ROOT
 from tests.faults.processes import Service, asking, owner_of, start
 
-KEPT = frozenset({"policies", "prompts"})
-"""What a running service knows that it has stored."""
+KEPT = frozenset(NEVER_REMOVED)
+"""What a running service knows that it has stored, and nobody may remove."""
 ATTEMPTS = 3
 
 
