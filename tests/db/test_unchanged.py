@@ -43,8 +43,9 @@ EVERY_TABLE = (
     *("llm_decisions", "account_marks", "reservations", "forecasts", "model_calls"),
     *("decision_counts", "gate_sums"),
 )
-SLOWLY = """
-CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$;
+SLOW_S = 0.3
+SLOWLY = f"""
+CREATE FUNCTION be_slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep({SLOW_S}); RETURN NULL; END $$;
 CREATE TRIGGER be_slow AFTER INSERT ON llm_decisions FOR EACH ROW EXECUTE FUNCTION be_slow();
 """
 _LOCK_OF_0_8 = """
@@ -354,10 +355,10 @@ async def test_a_halt_waits_for_what_is_being_recorded(
     await asyncio.sleep(0.1)
     halt = await set_halt(pool, account_id=account_id, state=HaltState.HALTED, reason="x", operator="ann")
 
-    # Stored by then, and not judged after the time that the halt gives as its own.
+    # Stored by then. Its own time is that after the wait: nothing that was judged later is committed before it.
     assert (await rows(owner))["reservations"] == 2
     assert await recording
-    assert verdict.decided_at < halt.set_at
+    assert halt.set_at - verdict.decided_at >= timedelta(seconds=SLOW_S)
 
 
 async def test_no_account_is_made_while_all_are_being_halted(
