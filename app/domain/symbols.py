@@ -16,6 +16,8 @@ def normalize_symbol(text: str) -> str:
     " brk-b " gives "BRK.B"; a normal symbol gives itself. ASCII only: a letter whose upper case happens to be
     ASCII ("ı" becomes "I") is a look-alike, not a symbol. Raises ValueError on any other form.
     """
+    if _SYMBOL.fullmatch(text) is not None:
+        return text
     symbol = text.strip().upper().translate(_SEPARATORS)
     if not text.strip().isascii() or _SYMBOL.fullmatch(symbol) is None:
         raise ValueError(f"{text[:24]!r} is not a symbol")
