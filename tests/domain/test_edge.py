@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.edge import Edge, Slice, assess_edge, reach_probability, slices
+from app.domain.edge import Edge, Slice, assess_edge, kelly_fraction, reach_probability, slices
 from app.domain.policy import ScaleOut
 from app.domain.recalibration import PlattCalibrator
 from tests.builders import COSTLESS, SHORT, a_standing, judged
@@ -85,6 +85,14 @@ def test_a_reward_just_above_its_costs_has_a_kelly_fraction() -> None:
 
     assert found.risk_reward > 0
     assert found.kelly_fraction < 0
+
+
+@pytest.mark.parametrize("stop", ["95", "96.5"])
+@pytest.mark.parametrize("cost", ["0", "0.5", "14.99", "15", "16"])
+def test_kelly_alone_is_that_of_the_whole_edge(stop: str, cost: str) -> None:
+    asked = {"entry": Decimal(100), "stop": Decimal(stop), "target": Decimal(115), "cost": Decimal(cost)}
+
+    assert kelly_fraction(**asked, p_win=Decimal("0.4")) == edge(**asked, p_win=Decimal("0.4")).kelly_fraction
 
 
 def test_the_cost_is_reported_per_share_and_in_basis_points_of_the_entry() -> None:

@@ -158,6 +158,13 @@ def test_a_ticket_that_only_reduces_reserves_neither_notional_nor_risk() -> None
     assert measured(reservations=(a_reservation(reduce_only=True),)) == measured()
 
 
+def test_an_entry_counts_whether_it_stands_before_or_behind_an_exit() -> None:
+    entry, exiting = a_reservation(symbol="COGS"), a_reservation(reduce_only=True)
+
+    assert measured(reservations=(exiting, entry)) == measured(reservations=(entry,))
+    assert measured(reservations=(entry, exiting)) == measured(reservations=(entry,))
+
+
 # --- buckets -------------------------------------------------------------------------------------------
 
 
