@@ -34,10 +34,11 @@ async def rows(owner: Connection) -> dict[str, int]:
 
 
 async def waiting_for_a_lock(owner: Connection) -> None:
-    while not await owner.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    ):
-        await asyncio.sleep(0.005)
+    async with asyncio.timeout(5):
+        while not await owner.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        ):
+            await asyncio.sleep(0.005)
 
 
 async def no_transaction_is_open(owner: Connection) -> bool:
