@@ -6,11 +6,15 @@ The SDK is imported when a client is made: its import takes seconds, and `rules`
 from typing import TYPE_CHECKING, Any, Final
 from urllib.request import getproxies
 
+import orjson
+
 from app.llm.targets import AuthHeader, Target, TargetKind
 
 if TYPE_CHECKING:
     import anthropic
     import httpx2
+
+    from app.llm.transport import WrittenOnce
 
     Client = anthropic.AsyncAnthropic | anthropic.AsyncAnthropicBedrock | anthropic.AsyncAnthropicVertex
 
@@ -22,13 +26,67 @@ KEEPALIVE_S: Final = 330.0
 The default of 5 s would cost sparse callers a handshake each time.
 """
 PLACEHOLDER: Final = "none"
+PLATFORMS: Final = frozenset({TargetKind.BEDROCK, TargetKind.VERTEX})
 MESSAGES_PATH: Final = "/v1/messages"
 PROXIED: Final = ("http", "https", "all")
 
 
+class Line:
+    """Reach one target through the SDK: bytes go out under its words, and a response comes back, still to be read."""
+
+    def __init__(self, target: Target, *, max_connections: int) -> None:
+        import anthropic  # noqa: PLC0415 (takes seconds; only deciders that ask a model need it)
+        import httpx2  # noqa: PLC0415
+
+        self._target = target
+        self._sdk = anthropic
+        self._response = httpx2.Response
+        self.http_client = make_http_client(max_connections=max_connections)
+        self._once = _written_once(target, self.http_client)
+        self.client = make_client(target, http_client=self.http_client, middleware=self._once)
+
+    async def send(self, body: bytes, *, headers: dict[str, str], limits: "httpx2.Timeout") -> "httpx2.Response":
+        """Send a body; give the response, which is to be closed.
+
+        Raises:
+            anthropic.AnthropicError: it could not be sent, or the status says that it was refused.
+        """
+        form: dict[str, Any] = {"cast_to": self._response, "stream": True, "stream_cls": self._sdk.AsyncStream[Any]}
+        once = self._once
+        if once is not None and once.options is not None:
+            options = once.options.model_copy(update={"content": body, "headers": headers, "timeout": limits})
+            response = await self.client.request(options=options, **form)
+        else:
+            # The platforms' clients rewrite what is asked, and may sign what they wrote.
+            written: dict[str, Any] = (
+                {"body": orjson.loads(body)} if self._target.kind in PLATFORMS else {"content": body}
+            )
+            written["options"] = {"headers": headers, "timeout": limits}
+            response = await self.client.post(MESSAGES_PATH, **written, **form)
+        if not response.is_success:
+            await response.aread()
+            raise status_error(response)
+        return response  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.client.close()
+
+
+def status_error(response: "httpx2.Response") -> "anthropic.APIStatusError":
+    """Make the SDK's error of a response that was read and whose status says that it is none."""
+    import anthropic  # noqa: PLC0415
+
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        body = None
+    return anthropic.APIStatusError(f"status {response.status_code}", response=response, body=body)
+
+
 def make_http_client(*, max_connections: int) -> "httpx2.AsyncClient":
     """Make the HTTP client under an SDK client: the lean one, or where the environment names a proxy the SDK's own."""
-    import anthropic  # noqa: PLC0415 (takes seconds; only deciders that ask a model need it)
+    import anthropic  # noqa: PLC0415
     import httpx2  # noqa: PLC0415
 
     if not any(getproxies().get(name) for name in PROXIED):
@@ -44,20 +102,18 @@ def make_http_client(*, max_connections: int) -> "httpx2.AsyncClient":
     )
 
 
-def messages_address(client: "Client") -> Any:
-    """Give the address of the Messages API below a client's, parsed once rather than for each call.
+def _written_once(target: Target, http_client: "httpx2.AsyncClient") -> "WrittenOnce | None":
+    """Make what spares the SDK writing each request anew, for targets whose requests differ in nothing but the body."""
+    from app.llm.transport import LeanHttpClient, WrittenOnce  # noqa: PLC0415
 
-    The platforms' clients put the address together themselves, of the path and what is asked.
-    """
-    import anthropic  # noqa: PLC0415
-    import httpx2  # noqa: PLC0415
-
-    if not isinstance(client, anthropic.AsyncAnthropic):
-        return MESSAGES_PATH
-    return httpx2.URL(str(client.base_url).rstrip("/") + MESSAGES_PATH)
+    if target.kind in PLATFORMS or not isinstance(http_client, LeanHttpClient):
+        return None
+    return WrittenOnce(http_client)
 
 
-def make_client(target: Target, *, http_client: "httpx2.AsyncClient") -> "Client":
+def make_client(
+    target: Target, *, http_client: "httpx2.AsyncClient", middleware: "anthropic.Middleware | None" = None
+) -> "Client":
     """Make the client of a target."""
     import anthropic  # noqa: PLC0415
 
@@ -68,6 +124,7 @@ def make_client(target: Target, *, http_client: "httpx2.AsyncClient") -> "Client
         "open_telemetry": False,
         "http_client": http_client,
         "default_headers": _headers(target),
+        "middleware": [] if middleware is None else [middleware],
     }
     if target.kind is TargetKind.BEDROCK:
         return anthropic.AsyncAnthropicBedrock(api_key=key, aws_region=target.region, **options)
@@ -85,7 +142,7 @@ def _headers(target: Target) -> dict[str, Any]:
     headers: dict[str, Any] = {}
     if target.version is not None:
         headers["anthropic-version"] = target.version
-    if target.kind in (TargetKind.BEDROCK, TargetKind.VERTEX):
+    if target.kind in PLATFORMS:
         return headers
     if target.auth is AuthHeader.X_API_KEY and target.key is not None:
         headers["x-api-key"] = target.key.reveal()

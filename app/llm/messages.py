@@ -30,12 +30,12 @@ from app.domain.model_call import CANCELLED, PROPOSED, WARMED, ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
-from app.llm.clients import make_client, make_http_client, messages_address
+from app.llm.clients import PLATFORMS, Line
 from app.llm.decider import DeciderCall, DeciderFailure, Prompt, Reply
 from app.llm.models import ReplyForm, Thinking, Usage
 from app.llm.reading import LABEL_LIMIT, NOTHING, Reading, failed, failure, read_message, read_parsed
 from app.llm.streaming import EVENT_STREAM, BrokenStreamError, EventReader, StreamedMessage
-from app.llm.targets import Target, TargetKind
+from app.llm.targets import Target
 from app.llm.wire import FORMAT_NOTE, TOOL_NAME, decision_schema, judged_alike, tool_definition
 from app.settings import SHORTEST_SECRET
 from app.tracing import call_span
@@ -65,7 +65,6 @@ KEPT_BEGINNINGS: Final = 8
 """Static parts are few: one for each aggressiveness level."""
 END_OF_BODY: Final = b"}]}"
 REQUEST_ID: Final = "request-id"
-PLATFORMS: Final = frozenset({TargetKind.BEDROCK, TargetKind.VERTEX})
 LOW_EFFORT: Final = {"effort": "low"}
 CACHED: Final = {"type": "ephemeral"}
 OVERLOADED: Final = frozenset({503, 529})
@@ -107,9 +106,7 @@ class MessagesClient:
         self.sdk = anthropic
         self.http = httpx2
         self.tokens_per_character = TOKENS_PER_CHARACTER
-        self._http_client = make_http_client(max_connections=max_connections)
-        self._client = make_client(target, http_client=self._http_client)
-        self._address = messages_address(self._client)
+        self._line = Line(target, max_connections=max_connections)
         self._parameters = request_parameters(target)
         self._fixed_characters = len(orjson.dumps(self._parameters))
         self._beginning = lru_cache(maxsize=KEPT_BEGINNINGS)(self._write_beginning)
@@ -146,12 +143,12 @@ class MessagesClient:
 
     async def open_connections(self, count: int) -> None:
         """Open some connections before they are needed; whether that succeeds shows when they are."""
-        url = str(self._client.base_url)
+        url = str(self._line.client.base_url)
 
         async def open_one() -> None:
             with suppress(self.http.HTTPError, TimeoutError):
                 async with asyncio.timeout(WARM_S):
-                    await self._http_client.head(url)
+                    await self._line.http_client.head(url)
 
         async with asyncio.TaskGroup() as group:
             for _ in range(count):
@@ -159,26 +156,16 @@ class MessagesClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.close()
+        await self._line.close()
 
     async def send(self, body: bytes, *, budget_s: float, headers: dict[str, str]) -> "httpx2.Response":
-        """Send a body through the SDK; give the response, whose body is still to be read, and which is to be closed.
+        """Send a body; give the response, whose body is still to be read, and which is to be closed.
 
         Raises:
             anthropic.AnthropicError: it could not be sent, or the status says that it was refused.
         """
-        written: dict[str, Any] = {"content": body}
-        if self.target.kind in PLATFORMS:
-            written = {"body": orjson.loads(body)}  # their clients rewrite it, and may sign what they wrote
-        response: httpx2.Response = await self._client.post(
-            self._address,
-            **written,
-            cast_to=self.http.Response,
-            options={"headers": headers, "timeout": self.http.Timeout(budget_s, connect=self.connect_s(budget_s))},
-            stream=True,
-            stream_cls=self.sdk.AsyncStream[Any],
-        )
-        return response
+        limits = self.http.Timeout(budget_s, connect=self.connect_s(budget_s))
+        return await self._line.send(body, headers=headers, limits=limits)
 
     def connect_s(self, budget_s: float) -> float:
         """Give the seconds that a connection may take."""
