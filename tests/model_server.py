@@ -196,6 +196,12 @@ class ModelServer:
         assert self._server is not None, "the server is not running"
         return f"http://{self._host}:{self._server.sockets[0].getsockname()[1]}"
 
+    def begin_again(self, *answers: Script) -> None:
+        """Forget what was asked, and give these answers from now on."""
+        self._answers = answers or (decide,)
+        self.requests.clear()
+        self.connections = 0
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, self._host, self._port)
         return self

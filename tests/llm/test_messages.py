@@ -52,15 +52,22 @@ async def propose(decider: MessagesDecider, *, budget_s: float = 5.0) -> Reply:
     return await decider.propose(prompt=prompt, market=market, account=of, policy=policy, budget_s=budget_s)
 
 
-@pytest.fixture
-async def ask() -> AsyncIterator[Ask]:
-    """Start a server with some answers, ask it once, and give the reply and the server, which keeps running."""
+@pytest.fixture(params=["first call", "later call"])
+async def ask(request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
+    """Start a server with some answers, ask it once, and give the reply and the server, which keeps running.
+
+    What the SDK writes for the first call of a target is sent again for later ones, so everything is asked of both.
+    """
     async with AsyncExitStack() as stack:
 
         async def run(*answers: Script, budget_s: float = 5.0, **options: Any) -> tuple[Reply, ModelServer]:
             server = await stack.enter_async_context(ModelServer(*answers))
             decider = one_target(server.base_url, **options)
             stack.push_async_callback(decider.close)
+            if request.param == "later call":
+                server.begin_again(Answer(body=b"no message"))
+                await propose(decider)
+                server.begin_again(*answers)
             return await propose(decider, budget_s=budget_s), server
 
         yield run

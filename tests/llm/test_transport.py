@@ -4,14 +4,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import anthropic
 import httpx2
+import orjson
 import pytest
 
-from app.llm.clients import make_http_client
+from app.llm.clients import Line, make_http_client
+from app.llm.targets import Target, TargetKind
 from app.llm.transport import LeanHttpClient
-from tests.model_server import Answer, ModelServer
+from app.settings import Secret
+from tests.model_server import Answer, ModelServer, error
 
 PATIENT = httpx2.Timeout(5.0)
 
@@ -85,7 +89,7 @@ async def test_a_response_closed_before_its_end_gives_its_connection_up() -> Non
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("answer", "expected"),
     [
         (Answer(reset=True), httpx2.ReadError),
         (Answer(raw=b""), httpx2.RemoteProtocolError),
@@ -96,12 +100,12 @@ async def test_a_response_closed_before_its_end_gives_its_connection_up() -> Non
     ],
     ids=["reset", "closed", "no HTTP", "cut off", "no answer in time", "no more of it in time"],
 )
-async def test_a_fault_is_the_error_that_httpx2_has_for_it(answer: Answer, error: type[Exception]) -> None:
+async def test_a_fault_is_the_error_that_httpx2_has_for_it(answer: Answer, expected: type[Exception]) -> None:
     async with ModelServer(answer) as server, lean() as client:
-        with pytest.raises(error) as raised:
+        with pytest.raises(expected) as raised:
             await client.send(build(client, f"{server.base_url}/v1/messages", timeout=httpx2.Timeout(0.3)))
 
-    assert type(raised.value) is error
+    assert type(raised.value) is expected
 
 
 async def test_nobody_listening_is_a_connect_error() -> None:
@@ -144,6 +148,45 @@ async def test_what_a_lean_client_cannot_send_is_refused() -> None:
     async with lean() as client:
         with pytest.raises(TypeError, match="files"):
             client.build_request("POST", "http://127.0.0.1/", files={"a": b"b"})
+
+
+async def test_later_calls_are_sent_in_the_words_of_the_first_with_what_is_their_own() -> None:
+    target = Target(name="a", kind=TargetKind.ANTHROPIC, model="m", key=Secret("key"))
+    async with ModelServer(Answer(body={})) as server:
+        line = Line(replace(target, base_url=server.base_url), max_connections=10)
+        for number in range(3):
+            body = b'{"number": %d}' % number
+            answer = await line.send(body, headers={"traceparent": f"00-{number}"}, limits=httpx2.Timeout(5 + number))
+            await answer.aread()
+        await line.close()
+        requests = server.requests
+    first, *later = ({**request.headers} for request in requests)
+    of_one_call = ("traceparent", "x-stainless-timeout", "x-stainless-read-timeout", "x-stainless-retry-count")
+
+    assert [request.body["number"] for request in requests] == [0, 1, 2]
+    assert [request.path for request in requests] == ["/v1/messages"] * 3
+    assert [headers["traceparent"] for headers in (first, *later)] == ["00-0", "00-1", "00-2"]
+    for headers in (first, *later):
+        for name in of_one_call:
+            headers.pop(name, None)
+    assert later == [first, first]
+    assert first["authorization"] == "Bearer key"
+
+
+async def test_a_refused_first_call_is_a_pattern_for_later_ones_too() -> None:
+    refused = Answer(status=529, body=error("overloaded_error"))
+    async with ModelServer(refused, refused, Answer(body={"a": 1})) as server:
+        target = Target(name="a", kind=TargetKind.GATEWAY, model="m", base_url=f"{server.base_url}/deeper")
+        line = Line(target, max_connections=10)
+        for _ in range(2):
+            with pytest.raises(anthropic.APIStatusError) as raised:
+                await line.send(b"{}", headers={}, limits=PATIENT)
+            assert (raised.value.status_code, raised.value.type) == (529, "overloaded_error")
+        answer = await line.send(b"{}", headers={}, limits=PATIENT)
+        assert orjson.loads(await answer.aread()) == {"a": 1}
+        await line.close()
+
+    assert [request.path for request in server.requests] == ["/deeper/v1/messages"] * 3
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "http_proxy", "ALL_PROXY"])
