@@ -32,6 +32,7 @@ from app.domain.account import Account, AccountState
 from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
 from app.domain.gates import Code, GateStatus
+from app.domain.making import made_quickly
 from app.domain.market import MarketView, Snapshot, resolve_market
 from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.outcome import plan_of
@@ -189,7 +190,12 @@ class DecisionService:
             self._keep_account(case, recorded=answer is not None)
         store_s += time.monotonic() - recording - answer.judging_s
         self._follow(account.id, market)
-        self._report(answer, store_s=store_s)
+        if (deciding := current()).recording:
+            deciding.note(**_told_of(answer))
+        # It is counted and written down when the answer is on its way.
+        asyncio.get_running_loop().call_soon(
+            self._report, answer, time.monotonic() - started, store_s, current().trace_id
+        )
         return answer.body
 
     async def _record_unchanged(
@@ -339,27 +345,16 @@ class DecisionService:
             ),
         )
 
-    def _report(self, answer: "_Answer", *, store_s: float) -> None:
+    def _report(self, answer: "_Answer", elapsed_s: float, store_s: float, trace_id: str | None) -> None:
         """Count a decision, and write the one log line about it."""
-        case, judgement, deciding = answer.case, answer.judgement, current()
+        case = answer.case
         call, outcome = case.reply.call, case.reply.outcome
-        elapsed_s = time.monotonic() - case.started
-        self._metrics.record_decision(judgement=judgement, call=call, elapsed_s=elapsed_s)
-        of_decision: dict[str, str | float | None] = {
-            "decision_id": str(case.decision_id),
-            "account_id": case.account.id,
-            "mode": case.account.mode.value,
-            "action": judgement.action.value,
-            "verdict": judgement.verdict.value,
-            "reason_code": judgement.reason_code,
-            "gate": _blocking_gate(judgement),
-            "degraded": judgement.degraded,
-        }
+        self._metrics.record_decision(judgement=answer.judgement, call=call, elapsed_s=elapsed_s)
         log.info(
             "decision",
-            **of_decision,
+            **_told_of(answer),
             request_id=case.request_id,
-            trace_id=deciding.trace_id,
+            trace_id=trace_id,
             api_key_id=case.api_key_id,
             detail=outcome.detail if isinstance(outcome, DeciderFailure) else None,
             decider=call.name,
@@ -372,8 +367,21 @@ class DecisionService:
             store_ms=round(store_s * 1000),
             cost_usd=float(call.cost_usd) if call.priced else None,
         )
-        if deciding.recording:
-            deciding.note(**of_decision)
+
+
+def _told_of(answer: "_Answer") -> dict[str, str | float | None]:
+    """Write what a log line and a span say of a decision."""
+    account, judgement = answer.case.account, answer.judgement
+    return {
+        "decision_id": str(answer.case.decision_id),
+        "account_id": account.id,
+        "mode": account.mode.value,
+        "action": judgement.action.value,
+        "verdict": judgement.verdict.value,
+        "reason_code": judgement.reason_code,
+        "gate": _blocking_gate(judgement),
+        "degraded": judgement.degraded,
+    }
 
 
 def _held(account: Account) -> list[str]:
@@ -394,6 +402,8 @@ def _note_proposing(proposing: Span, reply: Reply) -> None:
 
 def _blocking_gate(judgement: Judgement) -> str | None:
     """Name the gate whose code is the reason of the verdict; None where none blocked."""
+    if judgement.reason_code is None:
+        return None
     blocks = [gate for gate in judgement.gates if gate.status is GateStatus.BLOCK]
     named = [gate.gate for gate in blocks if gate.code == judgement.reason_code] or [gate.gate for gate in blocks]
     return named[0] if named else None
@@ -438,6 +448,7 @@ def call_document(call: DeciderCall) -> dict[str, Any]:
     }
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     """Hold what one decision is made of, but for the state of its account."""
@@ -504,6 +515,7 @@ class _Case:
         return PolicyText(version=POLICY_VERSION, hash=self.policy.hash(), body=self.policy.canonical_json())
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     """Hold one judged decision on its way into the store, and write its rows.

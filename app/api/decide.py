@@ -30,6 +30,7 @@ from app.db.engine import StoreUnavailable
 from app.db.idempotency import Claim, KeyedRequest
 from app.db.vocabulary import Scope
 from app.domain.account import Account
+from app.domain.making import made_quickly
 from app.domain.market import Snapshot
 from app.domain.policy import PolicyError
 from app.tracing import span
@@ -96,6 +97,7 @@ async def decide(request: Request) -> Response:
     return await _decide(runtime, request, question, identity=identity, known=known, store_s=time.monotonic() - asking)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Question:
     """Hold what a request asks; its deadline counts from `started`, a monotonic time in seconds."""

@@ -4,12 +4,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+from app.domain.making import made_quickly
+
 PROPOSED: Final = "proposal"
 CANCELLED: Final = "cancelled"
 WARMED: Final = "warm"
 """How a call can end, besides the codes of ModelFailure; cancelled: another call's reply came first."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCall:
     """Account for one call of one target: when it began (ms after the decider was asked), how it ended, its cost.

@@ -56,7 +56,7 @@ class Breaker:
 
     def succeeded(self, *, era: int) -> "Breaker":
         """Note that a call showed the target to be up."""
-        if era != self.era:
+        if era != self.era or (not self.failures and self.open_until is None):
             return self
         return replace(self, failures=0, open_until=None, probing=False)
 

@@ -6,12 +6,14 @@ from decimal import Decimal
 from typing import Protocol
 
 from app.domain.account import Account
+from app.domain.making import made_quickly
 from app.domain.market import MarketView
 from app.domain.model_call import ModelCall
 from app.domain.policy import Policy
 from app.domain.proposal import ModelFailure, Proposal
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """Hold the rendered prompt: the static part (cacheable) first, the data last.
@@ -27,6 +29,7 @@ class Prompt:
     user: str
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeciderFailure:
     """Say that no proposal came, with a stable code and what happened in one line (no secrets)."""
@@ -35,6 +38,7 @@ class DeciderFailure:
     detail: str
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeciderCall:
     """Account for one use of a decider: who answered, how long it took (ms) and what it cost (dollars).
@@ -65,6 +69,7 @@ class DeciderCall:
     calls: tuple[ModelCall, ...] = ()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """Hold what a decider said, or how it failed, and the account of the call.

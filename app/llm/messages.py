@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -518,9 +518,10 @@ def account_of(
     calls: Sequence[Call], *, counted: Call | None, prompt: Prompt, started: float, name: str = DECIDER_NAME
 ) -> DeciderCall:
     """Add up all calls of one decision; `counted` is the one whose reply is the decision's."""
-    accounts = [call.account(since=started) for call in calls]
+    accounts = tuple(call.account(since=started) for call in calls)
     told = counted or (calls[-1] if calls else None)
     of_told = None if told is None else accounts[calls.index(told)]
+    of_all = of_told if of_told is not None and len(accounts) == 1 else _sum_of(accounts)
     return DeciderCall(
         name=name,
         model=None if of_told is None else of_told.model,
@@ -529,6 +530,36 @@ def account_of(
         prompt_hash=prompt.template_hash,
         latency_ms=round((time.monotonic() - started) * 1000),
         attempts=len(accounts),
+        hedged=of_all.hedged,
+        input_tokens=of_all.input_tokens,
+        output_tokens=of_all.output_tokens,
+        cache_read_tokens=of_all.cache_read_tokens,
+        cache_write_tokens=of_all.cache_write_tokens,
+        cost_usd=of_all.cost_usd,
+        priced=of_all.priced,
+        estimated=of_all.estimated,
+        request_id=None if of_told is None else of_told.request_id,
+        stop_reason=None if of_told is None else of_told.stop_reason,
+        raw_reply=None if told is None else told.raw_reply,
+        calls=accounts,
+    )
+
+
+class _Sum(NamedTuple):
+    """Hold what several calls come to together."""
+
+    hedged: bool
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    cost_usd: Decimal
+    priced: bool
+    estimated: bool
+
+
+def _sum_of(accounts: Sequence[ModelCall]) -> _Sum:
+    return _Sum(
         hedged=any(account.hedged for account in accounts),
         input_tokens=sum(account.input_tokens for account in accounts),
         output_tokens=sum(account.output_tokens for account in accounts),
@@ -537,10 +568,6 @@ def account_of(
         cost_usd=sum((account.cost_usd for account in accounts), start=Decimal(0)),
         priced=all(account.priced for account in accounts),
         estimated=any(account.estimated for account in accounts),
-        request_id=None if of_told is None else of_told.request_id,
-        stop_reason=None if of_told is None else of_told.stop_reason,
-        raw_reply=None if told is None else told.raw_reply,
-        calls=tuple(accounts),
     )
 
 

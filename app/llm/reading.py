@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from app.domain.making import made_quickly
 from app.domain.proposal import ModelFailure, Proposal
 from app.domain.text import clean_text
 from app.llm.decider import DeciderFailure
@@ -27,6 +28,7 @@ TRUNCATED: Final = frozenset({"max_tokens", "model_context_window_exceeded"})
 NOTHING: Final = Usage()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """Hold what was understood of one reply, or of the lack of one.
