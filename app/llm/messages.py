@@ -15,12 +15,12 @@ A streamed call answers twice: `answered` when everything that is judged has arr
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import orjson
 
@@ -65,6 +65,7 @@ KEPT_BEGINNINGS: Final = 8
 """Static parts are few: one for each aggressiveness level."""
 END_OF_BODY: Final = b"}]}"
 REQUEST_ID: Final = "request-id"
+CONTENT_ENCODING: Final = "content-encoding"
 LOW_EFFORT: Final = {"effort": "low"}
 CACHED: Final = {"type": "ephemeral"}
 OVERLOADED: Final = frozenset({503, 529})
@@ -326,7 +327,9 @@ class Call:
 
     async def _receive(self, response: "httpx2.Response") -> Reading:
         kind = response.headers.get("content-type", "")
-        chunks = _bounded(response.aiter_bytes())
+        # Most replies are not compressed, and then there is nothing to undo.
+        coming = response.aiter_bytes() if CONTENT_ENCODING in response.headers else response.stream
+        chunks = _bounded(cast("AsyncIterable[bytes]", coming))
         try:
             if kind.partition(";")[0].strip().lower() == EVENT_STREAM:
                 return await self._receive_events(chunks)
@@ -486,7 +489,7 @@ class _TooLongError(Exception):
         self.beginning = beginning
 
 
-async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _bounded(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """Pass chunks on until there are more of them than any reply has.
 
     Raises:
