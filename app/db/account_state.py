@@ -1,6 +1,7 @@
 """Read AccountState, everything the store knows of an account, in one statement.
 
-The rules (rulebook, sections 2 and 6), each answered by a few index probes however long the history is:
+The rules (rulebook, sections 2 and 6), each answered by a few index probes however long the history is. What marks
+tell is in one row for each day of `as_of` (`account_days`), kept by the statement that records a decision:
 
 * A day is the UTC day of `as_of`, a week its ISO week, whatever the clock says. Marks, reservations, fills
   and sessions belong to one account in one mode, confirmations and halts to the account, some halts to all.
@@ -13,15 +14,17 @@ The rules (rulebook, sections 2 and 6), each answered by a few index probes howe
   and risk; so do those that can no longer fill.
 * Executed notional: fills of the day of `as_of`, each as last corrected.
 * A session is a weekday with a mark. Only the last two before the day of `as_of` are looked for, because
-  nothing asks about more: `Sessions.earlier` stops at 2.
+  nothing asks about more: `Sessions.earlier` stops at 2. Days of weekends after them are passed over one by one.
 * A held symbol keeps the buckets of its latest reservation that was no exit.
 """
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -39,7 +42,6 @@ from app.domain.account import (
     Reservation,
     Sessions,
     day_start,
-    week_start,
 )
 from app.domain.proposal import Direction
 
@@ -66,9 +68,9 @@ CASE WHEN filled_quantity = 0 THEN quantity ELSE
 END AS "left"
 """  # noqa: S608 (a constant)
 
-# The conditions on marks are those of the indexes meant for each (app/db/tables.py).
 # `now` is when the statement arrived, so after the locks were had, and the same throughout.
-# $1 account, $2 mode, $3 as_of, $4 its day, $5 its week, $6 the greatest age of a baseline, $7 held symbols
+# $1 account, $2 mode, $3 as_of, $4 when its day began, $5 its day, $6 the Monday of its week, $7 the greatest age of a
+# baseline in days, $8 held symbols
 STATE_COLUMNS: Final = f"""
     (SELECT version FROM accounts WHERE account_id = $1) AS version,
     statement_timestamp() AS now,
@@ -85,11 +87,11 @@ STATE_COLUMNS: Final = f"""
         WHERE account_id = $1 AND revoked_at IS NULL AND expires_at > statement_timestamp()
     ) AS live_confirmed,
     (
-        SELECT json_agg(
+        SELECT array_agg(
             json_build_array(
                 decision_id, symbol, direction, quantity::text, notional_usd::text, risk_usd::text, buckets,
                 reduce_only, "left"::text
-            )
+            )::text
             ORDER BY created_at, decision_id
         )
         FROM (
@@ -103,56 +105,16 @@ STATE_COLUMNS: Final = f"""
         ) AS live
         WHERE "left" > 0
     ) AS reservations,
-    coalesce(
-        (
-            SELECT equity_usd FROM account_marks
-            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of < $4 AND as_of >= $4 - $6::interval
-            ORDER BY as_of DESC, decision_id DESC LIMIT 1
-        ),
-        (
-            SELECT equity_usd FROM account_marks
-            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of >= $4 AND as_of <= $3
-            ORDER BY as_of, decision_id LIMIT 1
-        )
-    ) AS day_baseline_usd,
-    coalesce(
-        (
-            SELECT equity_usd FROM account_marks
-            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of < $5 AND as_of >= $5 - $6::interval
-            ORDER BY as_of DESC, decision_id DESC LIMIT 1
-        ),
-        (
-            SELECT equity_usd FROM account_marks
-            WHERE account_id = $1 AND mode = $2 AND equity_usd > 0 AND as_of >= $5 AND as_of <= $3
-            ORDER BY as_of, decision_id LIMIT 1
-        )
-    ) AS week_baseline_usd,
-    (
-        SELECT max(day_loss_usd) FROM account_marks
-        WHERE account_id = $1 AND mode = $2 AND day = ($4 AT TIME ZONE 'UTC')::date
-            AND day_loss_usd IS NOT NULL
-    ) AS day_deepest_loss_usd,
-    (
-        SELECT max(week_loss_usd) FROM account_marks
-        WHERE account_id = $1 AND mode = $2 AND week = ($5::timestamptz AT TIME ZONE 'UTC')::date
-            AND week_loss_usd IS NOT NULL
-    ) AS week_deepest_loss_usd,
+    day_baseline_usd, week_baseline_usd, day_deepest_loss_usd, week_deepest_loss_usd,
     (
         SELECT sum(coalesce(correction.quantity, fill.quantity) * coalesce(correction.price, fill.price))
         FROM {_FILLS} AND fill.account_id = $1 AND fill.mode = $2
             AND fill.at >= $4 AND fill.at < $4 + interval '24 hours'
     ) AS executed_notional_usd,
-    num_nonnulls(last.session, before.session) AS earlier_sessions,
-    coalesce(
-        (
-            SELECT max(approved_session) FROM account_marks
-            WHERE account_id = $1 AND mode = $2 AND approved_session < ($4 AT TIME ZONE 'UTC')::date
-        ) >= coalesce(before.session, last.session),
-        false
-    ) AS approved_in_last_two,
+    earlier_sessions, approved_in_last_two,
     (
         SELECT json_object_agg(held.symbol, latest.buckets)
-        FROM unnest($7::text[]) AS held (symbol)
+        FROM unnest($8::text[]) AS held (symbol)
         CROSS JOIN LATERAL (
             SELECT buckets FROM reservations
             WHERE account_id = $1 AND mode = $2 AND symbol = held.symbol AND NOT reduce_only
@@ -160,17 +122,51 @@ STATE_COLUMNS: Final = f"""
         ) AS latest
     ) AS position_buckets
 """  # noqa: S608 (a constant)
+# Days count from the week's Monday. Of arrays, the least is that of the first day and the greatest that of the last.
 STATE_SOURCE: Final = """
 (
-    SELECT max(session) AS session FROM account_marks
-    WHERE account_id = $1 AND mode = $2 AND session < ($4::timestamptz AT TIME ZONE 'UTC')::date
-) AS last
-CROSS JOIN LATERAL (
-    SELECT max(session) AS session FROM account_marks
-    WHERE account_id = $1 AND mode = $2 AND session < last.session
-) AS before
+    SELECT
+        coalesce(
+            (max(ARRAY[day - $6::date, last_equity_usd]) FILTER (WHERE day >= $5::date - $7::integer AND day < $5))[2],
+            max(first_equity_usd) FILTER (WHERE day = $5 AND first_as_of <= $3)
+        ) AS day_baseline_usd,
+        coalesce(
+            (max(ARRAY[day - $6::date, last_equity_usd]) FILTER (WHERE day < $6))[2],
+            (min(ARRAY[day - $6::date, first_equity_usd]) FILTER (WHERE day >= $6 AND first_as_of <= $3))[2]
+        ) AS week_baseline_usd,
+        max(day_loss_usd) FILTER (WHERE day = $5) AS day_deepest_loss_usd,
+        max(week_loss_usd) FILTER (WHERE day >= $6) AS week_deepest_loss_usd
+    FROM account_days
+    WHERE account_id = $1 AND mode = $2 AND day >= $6::date - $7::integer AND day < $6::date + 7
+) AS around
+CROSS JOIN (
+    SELECT count(*) AS earlier_sessions, coalesce(bool_or(approved_entry), false) AS approved_in_last_two
+    FROM (
+        SELECT approved_entry FROM account_days
+        WHERE account_id = $1 AND mode = $2 AND day < $5::date AND EXTRACT(isodow FROM day) < 6
+        ORDER BY day DESC LIMIT 2
+    ) AS last_two
+) AS sessions
 """
 _READ: Final = f"SELECT {STATE_COLUMNS} FROM {STATE_SOURCE}"  # noqa: S608 (constants)
+
+
+_BUT_NOW: Final = tuple(field.name for field in fields(AccountState) if field.name != "now")
+_values_but_now: Final = attrgetter(*_BUT_NOW)
+
+
+class _Reservations(tuple[Reservation, ...]):  # noqa: SLOT001 (a tuple of any length can have no slots of its own)
+    """Hold reservations together with the JSON that `state_to_json` writes of them."""
+
+    written: str
+
+    @classmethod
+    def as_told(cls, told: Collection[str]) -> "_Reservations":
+        """Read each as the store told it."""
+        read = tuple(map(_read_reservation, told))
+        reservations = cls(reservation for reservation, _ in read)
+        reservations.written = f"[{','.join([written for _, written in read])}]"
+        return reservations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,14 +186,17 @@ class KnownAccount:
 
         Reading began before its answer was here, so this is never ahead of that clock.
         """
-        return replace(self.state, now=self.state.now + timedelta(seconds=monotonic_s - self.received_at_s))
+        now = self.state.now + timedelta(seconds=monotonic_s - self.received_at_s)
+        return AccountState(now=now, **dict(zip(_BUT_NOW, _values_but_now(self.state), strict=True)))
 
 
 def state_arguments(
     *, account_id: str, mode: AccountMode, as_of: datetime, held: Collection[str]
 ) -> tuple[object, ...]:
-    """Give the values of $1 to $7 in `STATE_COLUMNS` and `STATE_SOURCE`."""
-    return account_id, mode, as_of, day_start(as_of), week_start(as_of), MARK_MAX_AGE, list(held)
+    """Give the values of $1 to $8 in `STATE_COLUMNS` and `STATE_SOURCE`."""
+    start = day_start(as_of)
+    day = start.date()
+    return account_id, mode, as_of, start, day, day - timedelta(days=day.weekday()), MARK_MAX_AGE.days, list(held)
 
 
 async def read_account_state(
@@ -239,6 +238,7 @@ def state_from_json(text: str) -> AccountState:
     return AccountState(**sent)
 
 
+_NO_BUCKETS: Final[MappingProxyType[str, tuple[str, ...]]] = MappingProxyType({})
 _DECIMALS: Final = {
     "day_baseline_usd",
     "week_baseline_usd",
@@ -249,20 +249,19 @@ _DECIMALS: Final = {
 
 
 def _state(row: asyncpg.Record) -> AccountState:
-    halts = orjson.loads(row["halts"] or "[]")
-    reservations = orjson.loads(row["reservations"] or "[]")
+    halts, reservations, buckets = row["halts"], row["reservations"], row["position_buckets"]
     return AccountState(
         now=row["now"],
-        halts=tuple(_halt(**halt) for halt in halts),
+        halts=tuple(_halt(**halt) for halt in orjson.loads(halts)) if halts else (),
         live_confirmed=row["live_confirmed"],
-        reservations=tuple(map(_left_of, reservations)),
+        reservations=_Reservations.as_told(reservations) if reservations else (),
         day_baseline_usd=row["day_baseline_usd"],
         week_baseline_usd=row["week_baseline_usd"],
         day_deepest_loss_usd=row["day_deepest_loss_usd"] or ZERO,
         week_deepest_loss_usd=row["week_deepest_loss_usd"] or ZERO,
         executed_notional_usd=row["executed_notional_usd"] or ZERO,
         sessions=Sessions(earlier=row["earlier_sessions"], approved_in_last_two=row["approved_in_last_two"]),
-        position_buckets=_buckets(orjson.loads(row["position_buckets"] or "{}")),
+        position_buckets=_buckets(orjson.loads(buckets)) if buckets else _NO_BUCKETS,
     )
 
 
@@ -291,6 +290,14 @@ def _reservation(
         buckets=tuple(buckets),
         reduce_only=reduce_only,
     )
+
+
+# A reservation stays as it is for as long as its ticket may be filled, and every request of its account reads it.
+@lru_cache(maxsize=4096)
+def _read_reservation(told: str) -> tuple[Reservation, str]:
+    """Read what the store told of a reservation, and write it as it stands in a state."""
+    reservation = _left_of(orjson.loads(told))
+    return reservation, orjson.dumps(reservation, default=_plain).decode()
 
 
 def _left_of(held: list[Any]) -> Reservation:
@@ -324,6 +331,8 @@ def _buckets(sent: dict[str, list[str]]) -> MappingProxyType[str, tuple[str, ...
 def _plain(value: object) -> object:
     if isinstance(value, Decimal):
         return str(value)
+    if isinstance(value, _Reservations):
+        return orjson.Fragment(value.written)
     if isinstance(value, MappingProxyType):
         return dict(value)
     raise TypeError(f"a state cannot hold {type(value).__name__}")

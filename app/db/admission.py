@@ -20,7 +20,7 @@ from app.db.api_keys import ApiKey, Credentials, found_and_counted, key_argument
 from app.db.engine import ConnectionPool
 from app.domain.account import AccountMode
 
-_CTES, _KEY_COLUMNS = found_and_counted("$8", "$9", "$10")
+_CTES, _KEY_COLUMNS = found_and_counted("$9", "$10", "$11")
 _ADMIT: Final = (
     f"WITH {_CTES} SELECT {_KEY_COLUMNS}, {STATE_COLUMNS} "  # noqa: S608 (constants)
     f"FROM {STATE_SOURCE} LEFT JOIN found ON true"

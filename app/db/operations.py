@@ -61,6 +61,24 @@ class _Shape(NamedTuple):
     guarded: bool
 
 
+def _further(end: str, sign: str) -> str:
+    """Set one end of a day's marks to the new one, if that lies further out by time and decision."""
+    new, old = (f"({row}.{end}_as_of, {row}.{end}_decision_id)" for row in ("excluded", "known"))
+    columns = (f"{end}_{column}" for column in ("as_of", "decision_id", "equity_usd"))
+    return ", ".join(
+        f"{column} = CASE WHEN {new} {sign} {old} THEN excluded.{column} ELSE known.{column} END" for column in columns
+    )
+
+
+# Marks may come in any order of their times. `greatest` ignores what is NULL.
+_JOIN_DAY: Final = (
+    f"ON CONFLICT (account_id, mode, day) DO UPDATE SET {_further('first', '<')}, {_further('last', '>')},"
+    " day_loss_usd = greatest(known.day_loss_usd, excluded.day_loss_usd),"
+    " week_loss_usd = greatest(known.week_loss_usd, excluded.week_loss_usd),"
+    " approved_entry = known.approved_entry OR excluded.approved_entry"
+)
+
+
 @cache
 def _record_statement(shape: _Shape) -> str:
     """Write everything of a decision in one statement; its arguments are those of `_arguments`, in their order."""
@@ -97,6 +115,11 @@ def _record_statement(shape: _Shape) -> str:
     if shape.marks:
         mark = of_decision(*_OF_DECISION, "as_of", "approved_entry") | own("mark", _OF_MARK)
         parts.append(f"mark_row AS ({insert('account_marks', mark)})")
+        day = of_decision("account_id", "mode", "day", "approved_entry", first_as_of="as_of", last_as_of="as_of")
+        day |= of_decision(first_decision_id="decision_id", last_decision_id="decision_id")
+        day |= {f"{end}_equity_usd": place["mark.equity_usd"] for end in ("first", "last")}
+        day |= own("mark", ("day_loss_usd", "week_loss_usd"))
+        parts.append(f"day_row AS ({insert('account_days AS known', day)} {_JOIN_DAY})")
     if shape.reserves:
         reservation = of_decision(*_OF_DECISION, created_at="decided_at") | own("reservation", _OF_RESERVATION)
         parts.append(f"reservation_row AS ({insert('reservations', reservation)})")

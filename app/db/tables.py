@@ -204,26 +204,16 @@ llm_decisions = Table(
 )
 
 _DAY: Final = "(as_of AT TIME ZONE 'UTC')::date"
-_WEEKDAY: Final = "EXTRACT(isodow FROM as_of AT TIME ZONE 'UTC') < 6"
 
 account_marks = Table(
     "account_marks",
     metadata,
-    # What each decision showed of its account. Baselines, deepest losses and sessions are read off this
-    # narrow table: it stays small where decisions are large, and outlives those that retention removes.
+    # What each decision showed of its account, and whether it let it enter a trade. This log is what `account_days` is
+    # made of, and could be made of again; nothing else reads it.
     Column("decision_id", UUID, primary_key=True),
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     _time("as_of"),
-    Column("day", Date, Computed(_DAY, persisted=True), nullable=False),
-    Column(
-        "week", Date, Computed("date_trunc('week', as_of AT TIME ZONE 'UTC')::date", persisted=True), nullable=False
-    ),
-    # The day, where it was a session, and where that session had an approved entry.
-    Column("session", Date, Computed(f"CASE WHEN {_WEEKDAY} THEN {_DAY} END", persisted=True)),
-    Column(
-        "approved_session", Date, Computed(f"CASE WHEN approved_entry AND {_WEEKDAY} THEN {_DAY} END", persisted=True)
-    ),
     Column("equity_usd", Numeric, nullable=False),
     Column("day_loss_usd", Numeric),
     Column("week_loss_usd", Numeric),
@@ -231,47 +221,29 @@ account_marks = Table(
     _amount("equity_usd", positive=True),
     _amount("day_loss_usd"),
     _amount("week_loss_usd"),
-    # Each question of AccountState is one probe of one index, however many marks there are. The conditions let
-    # no index serve another's question: where statistics are young all look alike to the planner, and a poor
-    # choice reads every mark of the account. (`equity_usd > 0` always holds; only the first question says so.)
-    Index(
-        "account_marks_by_time",
-        "account_id",
-        "mode",
-        "as_of",
-        "decision_id",
-        postgresql_where=text("equity_usd > 0"),
-    ),
-    Index(
-        "account_marks_by_day_loss",
-        "account_id",
-        "mode",
-        "day",
-        "day_loss_usd",
-        postgresql_where=text("day_loss_usd IS NOT NULL"),
-    ),
-    Index(
-        "account_marks_by_week_loss",
-        "account_id",
-        "mode",
-        "week",
-        "week_loss_usd",
-        postgresql_where=text("week_loss_usd IS NOT NULL"),
-    ),
-    Index(
-        "account_marks_by_session",
-        "account_id",
-        "mode",
-        "session",
-        postgresql_where=text("session IS NOT NULL"),
-    ),
-    Index(
-        "account_marks_by_approved_session",
-        "account_id",
-        "mode",
-        "approved_session",
-        postgresql_where=text("approved_session IS NOT NULL"),
-    ),
+)
+
+account_days = Table(
+    "account_days",
+    metadata,
+    # The marks of an account, one row for each UTC day of their `as_of`: the first and the last by time and decision,
+    # the deepest losses, and whether one of them was an approved entry. Baselines, deepest losses and sessions are
+    # read off a few of these rows, however many marks there are. The marks' own CHECKs hold for them.
+    Column("account_id", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("day", Date, nullable=False),
+    _time("first_as_of"),
+    Column("first_decision_id", UUID, nullable=False),
+    Column("first_equity_usd", Numeric, nullable=False),
+    _time("last_as_of"),
+    Column("last_decision_id", UUID, nullable=False),
+    Column("last_equity_usd", Numeric, nullable=False),
+    Column("day_loss_usd", Numeric),
+    Column("week_loss_usd", Numeric),
+    Column("approved_entry", Boolean, nullable=False),
+    PrimaryKeyConstraint("account_id", "mode", "day"),
+    # Each decision changes its row, in the same page while that has room.
+    postgresql_with={"fillfactor": 70},
 )
 
 reservations = Table(
@@ -814,6 +786,11 @@ _PER_CLASS: Final = tuple(str(name) for name in OutcomeClass)
 
 UPDATABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "accounts": ("version",),
+    "account_days": (
+        *("first_as_of", "first_decision_id", "first_equity_usd"),
+        *("last_as_of", "last_decision_id", "last_equity_usd"),
+        *("day_loss_usd", "week_loss_usd", "approved_entry"),
+    ),
     "reservations": (
         "claimed_at",
         "filled_quantity",

@@ -23,6 +23,7 @@ from tests.fakes import FakeDecider, Scripted
 TABLES = (
     "llm_decisions",
     "account_marks",
+    "account_days",
     "reservations",
     "forecasts",
     "decision_events",

@@ -1,26 +1,23 @@
 """What the store knows of an account follows the rulebook, whatever the clock says and however long the history."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
-from app.db.account_state import _READ, state_from_json, state_to_json
+from app.db.account_state import _READ, state_arguments, state_from_json, state_to_json
 from app.db.engine import Connection
 from app.db.operations import Store
 from app.db.records import AccountMark, DecisionRecord
 from app.domain.account import (
-    MARK_MAX_AGE,
     AccountMode,
     AccountState,
     Halt,
     HaltState,
     Reservation,
     Sessions,
-    day_start,
-    week_start,
 )
 from app.domain.proposal import Direction, Mode
 from app.domain.verdict import Verdict
@@ -337,6 +334,20 @@ class TestExecutedNotional:
         assert (await ask(store)).executed_notional_usd == 51 * 124
 
 
+async def test_reservations_are_written_as_if_each_had_been_made_here(store: Store, owner: Connection) -> None:
+    """The store's own words are kept; what `state_to_json` makes of them is the same to the byte."""
+    record = await stored(store, decision(), reserving=reservation())
+    await stored(store, decision(), reserving=reservation(symbol="BRK.B", buckets=("“a”\n", "b"), risk_usd=Decimal(0)))
+    await owner.execute("UPDATE reservations SET claimed_at = now(), filled_quantity = 20 WHERE symbol = 'NVDA'")
+    await reported(owner, record, "a", "partially_filled", at=AS_OF - INSTANT, quantity=20, price="125.00")
+
+    state = await ask(store)
+
+    assert [held.quantity for held in state.reservations] == [33, 53]
+    assert state_to_json(state) == state_to_json(replace(state, reservations=tuple(iter(state.reservations))))
+    assert state_from_json(state_to_json(state)) == state
+
+
 async def test_an_account_in_another_mode_shares_nothing_but_halts(store: Store, owner: Connection) -> None:
     record = await stored(
         store,
@@ -387,13 +398,13 @@ def test_a_state_written_before_a_field_existed_gets_its_default() -> None:
 async def test_reading_touches_few_pages_however_long_the_history(
     store: Store, owner: Connection, planner_knows: bool
 ) -> None:
-    # A bot that asked every three seconds for a day and a half, weekend or not, and whose thousands of tickets
-    # lapsed or became positions. It never entered in a session: that probe finds nothing to stop at.
+    # A bot that has asked each day for years, weekend or not, and whose tickets lapsed or became positions.
     record = await stored(store, decision(as_of=on(1)))
     await owner.execute(
-        "INSERT INTO account_marks (decision_id, account_id, mode, as_of, equity_usd, day_loss_usd, week_loss_usd,"
-        " approved_entry) SELECT gen_random_uuid(), 'paper-1', 'paper', $1::timestamptz - n * interval '3 seconds',"
-        " 100000, n % 7, n % 11, false FROM generate_series(1, 40000) AS n",
+        "INSERT INTO account_days SELECT 'paper-1', 'paper', at::date, at, gen_random_uuid(), 100000, at,"
+        " gen_random_uuid(), 100000, n % 7, n % 11, false"
+        " FROM generate_series(1, 5000) AS n, LATERAL (SELECT $1::timestamptz - n * interval '24 hours' AS at) AS hour"
+        " ON CONFLICT DO NOTHING",
         AS_OF,
     )
     columns = ", ".join(field.name for field in fields(record) if field.name != "decision_id")
@@ -414,7 +425,7 @@ async def test_reading_touches_few_pages_however_long_the_history(
 
     for as_of in (AS_OF, on(16, 9)):
         explained = await statement.fetchval(
-            "paper-1", record.mode, as_of, day_start(as_of), week_start(as_of), MARK_MAX_AGE, ["NVDA", "AAPL"]
+            *state_arguments(account_id="paper-1", mode=record.mode, as_of=as_of, held=["NVDA", "AAPL"])
         )
         plan = json.loads(explained)[0]["Plan"]
 

@@ -29,7 +29,7 @@ def gating(store: Store) -> AbstractAsyncContextManager[GatingTransaction]:
 async def rows(owner: Connection) -> dict[str, int]:
     return {
         table: await owner.fetchval(f"SELECT count(*) FROM {table}")
-        for table in ("llm_decisions", "account_marks", "reservations", "prompts", "policies")
+        for table in ("llm_decisions", "account_marks", "account_days", "reservations", "prompts", "policies")
     }
 
 
@@ -60,6 +60,7 @@ async def test_an_approval_is_stored_whole(store: Store, pool: ConnectionPool, o
     assert await rows(owner) == {
         "llm_decisions": 1,
         "account_marks": 1,
+        "account_days": 1,
         "reservations": 1,
         "prompts": 2,
         "policies": 1,

@@ -40,7 +40,7 @@ from tests.db.test_gating import FAIL_AT_COMMIT, rows, waiting_for_a_lock
 
 READ_WITHIN_S = 2.0
 EVERY_TABLE = (
-    *("llm_decisions", "account_marks", "reservations", "forecasts", "model_calls"),
+    *("llm_decisions", "account_marks", "account_days", "reservations", "forecasts", "model_calls"),
     *("decision_counts", "gate_sums"),
 )
 SLOW_S = 0.3
@@ -104,7 +104,8 @@ async def test_what_nothing_has_changed_for_is_stored_whole(
     assert await record(store, known, blocked, forecast=forecast(), reservation=reservation(), calls=calls)
 
     added = {table: count - before[table] for table, count in (await counted(owner)).items()}
-    assert added == dict.fromkeys(EVERY_TABLE, 1) | {"model_calls": 2, "gate_sums": 2}
+    # The day has its row already.
+    assert added == dict.fromkeys(EVERY_TABLE, 1) | {"account_days": 0, "model_calls": 2, "gate_sums": 2}
     assert await get_decision(pool, blocked.decision_id) == blocked
     assert [tuple(row) for row in await owner.fetch("SELECT code, blocked FROM gate_sums ORDER BY code")] == [
         ("ILLIQUID", 1),
@@ -140,8 +141,8 @@ async def test_both_ways_of_recording_store_the_same(
 
     for table in EVERY_TABLE:
         kept = (
-            f"SELECT to_jsonb(kept) - ARRAY['account_id', 'decision_id', 'call_id', 'recorded_at'] FROM {table} AS kept"
-            " WHERE account_id = $1"
+            "SELECT to_jsonb(kept) - ARRAY['account_id', 'decision_id', 'first_decision_id', 'last_decision_id',"
+            f" 'call_id', 'recorded_at'] FROM {table} AS kept WHERE account_id = $1"
         )
         [without_locks] = await owner.fetch(kept, "paper-2")
         [with_locks] = await owner.fetch(kept, "paper-3")

@@ -113,6 +113,7 @@ async def test_retention_removes_what_is_old_and_leaves_what_is_open_or_counted(
     assert await left(owner, "decision_events") == {claimed.decision_id, recent.decision_id}
     # Marks of a day long past are gone, the recent ones are there; what calibration is computed from is all there.
     assert await left(owner, "account_marks") == {recent.decision_id, newer_amd.decision_id}
+    assert await owner.fetchval("SELECT array_agg(day) FROM account_days") == [RECENT.date()]
     assert await left(owner, "forecasts") == {superseded.decision_id}
     assert await owner.fetch("SELECT * FROM decision_counts ORDER BY day, verdict") == counted
     assert not kept & {plain.decision_id, ended.decision_id}

@@ -196,7 +196,7 @@ async def until_someone_waits_for_a_lock(pool: ConnectionPool) -> None:
 
 async def everything(pool: ConnectionPool) -> dict[str, list[Any]]:
     """All rows of the tables that a decision writes."""
-    tables = ("llm_decisions", "reservations", "account_marks", "idempotency_keys")
+    tables = ("llm_decisions", "reservations", "account_marks", "account_days", "idempotency_keys")
     async with pool.connection() as connection:
         return {
             table: [row["row"] for row in await connection.fetch(f"SELECT t::text AS row FROM {table} AS t")]
