@@ -65,11 +65,11 @@ _APPEND: Final = """
 WITH reservation AS (
     UPDATE reservations SET
         claimed_at = CASE WHEN $15 THEN coalesce(claimed_at, statement_timestamp()) END,
-        filled_quantity = $16,
+        filled_quantity = $16::numeric,
         filled_at = $17,
         stop_placed_at = CASE WHEN $18 THEN coalesce(stop_placed_at, statement_timestamp()) END,
         released_at = CASE WHEN $19::text IS NOT NULL THEN coalesce(released_at, statement_timestamp()) END,
-        release_reason = $19,
+        release_reason = $19::text,
         stop_due_at = CASE
             WHEN stop_due_at <= statement_timestamp() THEN stop_due_at
             WHEN NOT $20 THEN NULL

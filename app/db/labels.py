@@ -105,8 +105,8 @@ WITH event AS (
     WHERE EXISTS (SELECT FROM llm_decisions WHERE decision_id = $1)
 )
 UPDATE forecasts SET
-    paper_state = $2, paper_outcome = $3, paper_r = $4, paper_entered_at = $5, paper_exit_at = $6,
-    paper_exit_price = $7, executed_outcome = $8, executed_r = $9, executed_entered_at = $10,
+    paper_state = $2::text, paper_outcome = $3::text, paper_r = $4, paper_entered_at = $5, paper_exit_at = $6,
+    paper_exit_price = $7, executed_outcome = $8::text, executed_r = $9, executed_entered_at = $10,
     executed_exit_at = $11, executed_exit_price = $12, realized_usd = $13, fees_usd = $14
 WHERE decision_id = $1
 """

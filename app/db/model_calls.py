@@ -1,6 +1,6 @@
 """Keep the ledger of model calls: what each cost, whoever won, and what a key has spent today."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from decimal import Decimal
@@ -20,11 +20,18 @@ from app.domain.model_call import ModelCall
 CALL_COLUMNS: Final = tuple(field.name for field in fields(ModelCall))
 call_values: Final = attrgetter(*CALL_COLUMNS)
 """Gives the values of `CALL_COLUMNS` of a call."""
+CALL_TYPES: Final[Mapping[str, str]] = {
+    "outcome": "text",
+    **dict.fromkeys(("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"), "integer"),
+    "cost_usd": "numeric",
+}
+"""Says as what the values are sent whose columns have types of our own; see `operations.py`."""
 _COLUMNS: Final = ("decision_id", "account_id", "api_key_id", *CALL_COLUMNS)
-_KEEP: Final = (
-    f"INSERT INTO model_calls ({', '.join(_COLUMNS)}) "  # noqa: S608 (constants only)
-    f"VALUES ({', '.join(f'${number}' for number in range(1, len(_COLUMNS) + 1))})"
+_PLACES: Final = (
+    f"${number}::{CALL_TYPES[column]}" if column in CALL_TYPES else f"${number}"
+    for number, column in enumerate(_COLUMNS, start=1)
 )
+_KEEP: Final = f"INSERT INTO model_calls ({', '.join(_COLUMNS)}) VALUES ({', '.join(_PLACES)})"  # noqa: S608 (constants)
 _IS_RECORDED: Final = "SELECT EXISTS (SELECT FROM llm_decisions WHERE decision_id = $1)"
 _NOTE: Final = """
 INSERT INTO decision_events (decision_id, event_id, account_id, mode, event, at, body)

@@ -8,7 +8,7 @@ state are two statements because a statement sees what was committed when it beg
 lock and read in the same breath would miss the reservation of the decision it waited for.
 """
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from app.db.account_state import KnownAccount, read_account_state, read_known_account, state_to_json
 from app.db.engine import IDLE_IN_TRANSACTION_S, Connection, ConnectionPool
 from app.db.locks import lock_account
-from app.db.model_calls import CALL_COLUMNS, Asker, call_values, cost_today_usd, keep_rest
+from app.db.model_calls import CALL_COLUMNS, CALL_TYPES, Asker, call_values, cost_today_usd, keep_rest
 from app.db.records import AccountMark, DecisionRecord, NewForecast, NewReservation, PolicyText, PromptTexts
 from app.db.vocabulary import StoredTextKind
 from app.domain.account import AccountMode, AccountState
@@ -41,6 +41,22 @@ _forecast_values: Final = attrgetter(*_OF_FORECAST)
 # What the rows of a decision say beside its own columns; 'reason' is its code, '' where there is none.
 _DERIVED: Final = ("day", "decider", "reason")
 _GUARD: Final = ("version", "read_at", "read_within", "judged_within")
+# As what values are sent whose columns have types of our own (`tables.py`). A parameter gets its type from the column
+# that it is for; of one that is not PostgreSQL's own each new connection would first ask what it is.
+_SENT_AS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("mode", "action", "verdict", "direction", "setup"), "text"),
+    "conviction": "smallint",
+    **dict.fromkeys(("p_win_raw", "p_win"), "double precision"),
+    "quantity": "bigint",
+    **dict.fromkeys(("notional_usd", "risk_usd", "cost_usd"), "numeric"),
+    **dict.fromkeys((f"mark.{name}" for name in _OF_MARK), "numeric"),
+    "reservation.direction": "text",
+    **dict.fromkeys(("reservation.quantity", "reservation.notional_usd", "reservation.risk_usd"), "numeric"),
+    **dict.fromkeys(("forecast.p_win", "forecast.p_win_calibrated"), "double precision"),
+    **dict.fromkeys(("forecast.p_win_percent", "forecast.p_win_calibrated_percent"), "smallint"),
+    "forecast.entry_type": "text",
+    **dict.fromkeys(("forecast.entry", "forecast.cost_usd"), "numeric"),
+}
 
 # Text, in columns that are no JSON, which strangers wrote or had a hand in.
 _FOREIGN_TEXT: Final = tuple(
@@ -89,11 +105,15 @@ def _record_statement(shape: _Shape) -> str:
     names += ("codes",) * shape.blocks
     names += (f"call{number}.{name}" for number in range(shape.calls) for name in CALL_COLUMNS)
     names += _GUARD * shape.guarded
-    place = {name: f"${number}" for number, name in enumerate(names, start=1)}
+    of_calls = {f"call{number}.{name}": type_ for number in range(shape.calls) for name, type_ in CALL_TYPES.items()}
+    sent_as = {**_SENT_AS, **of_calls}
+    place = {
+        name: f"${number}::{sent_as[name]}" if name in sent_as else f"${number}"
+        for number, name in enumerate(names, start=1)
+    }
     condition = "FROM held" if shape.guarded else ""
 
     def insert(table: str, values: dict[str, str]) -> str:
-        # A parameter gets its type from the column that it is for.
         return f"INSERT INTO {table} ({', '.join(values)}) SELECT {', '.join(values.values())} {condition}"
 
     def of_decision(*columns: str, **renamed: str) -> dict[str, str]:

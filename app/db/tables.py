@@ -4,9 +4,11 @@ What holds everywhere:
 
 * Identifiers of decisions are UUIDv7, so they sort by time. Money and quantities are `numeric`, statistics
   `double precision`, times `timestamptz`.
-* Enums are text with a CHECK made of the domain's own enum. Where one statement fills several tables from the same
-  values, as the one that records a decision does, the CHECK stands on `llm_decisions` alone: PostgreSQL reads and
-  compiles each CHECK anew for every statement.
+* Enums are text with a CHECK made of the domain's own enum.
+* PostgreSQL reads and compiles each CHECK of a table anew for every statement that writes it, but those of a type only
+  once in a session. So in the tables that every decision writes, what one column may hold is said by its type, a
+  PostgreSQL DOMAIN (docs/adr/0016). And where one statement fills several tables from the same values, as the one that
+  records a decision does, `llm_decisions` alone refuses for all.
 * `numeric` and `double precision` know NaN and infinity, and NaN sorts above everything: `x < 'Infinity'`
   refuses both.
 * The service acts as `APP_ROLE`. It may read and append everywhere, and change only what `UPDATABLE` names.
@@ -43,7 +45,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSON, TIMESTAMP, UUID
+from sqlalchemy.dialects.postgresql import DOMAIN, JSON, TIMESTAMP, UUID
 
 from app.db.vocabulary import KeyState, NotedEvent, ReleaseReason, Scope, StoredTextKind
 from app.domain.account import AccountMode, HaltState
@@ -85,14 +87,43 @@ def _listed(members: Iterable[str]) -> str:
     return ", ".join(f"'{member}'" for member in members)
 
 
-def _amount(column: str, *, positive: bool = False) -> CheckConstraint:
-    """Demand a finite amount of 0 or more (or above 0)."""
-    return CheckConstraint(f"{column} {'>' if positive else '>='} 0 AND {column} < 'Infinity'", name=column)
+def _amount(column: str) -> CheckConstraint:
+    """Demand a finite amount of 0 or more."""
+    return CheckConstraint(f"{column} >= 0 AND {column} < 'Infinity'", name=column)
+
+
+def _domain(name: str, data_type: Any, check: str) -> DOMAIN:
+    """Make a type of columns that holds no more than this of another."""
+    return DOMAIN(name, data_type, check=text(check), constraint_name=f"{name}_check", metadata=metadata)
+
+
+def _word(name: str, members: Iterable[str]) -> DOMAIN:
+    return _domain(name, Text, f"VALUE IN ({_listed(members)})")
 
 
 def _all_or_none(name: str, *columns: str) -> CheckConstraint:
     return CheckConstraint(f"num_nulls({', '.join(columns)}) IN (0, {len(columns)})", name=name)
 
+
+_AccountMode: Final = _word("account_mode", AccountMode)
+_Action: Final = _word("proposed_action", Mode)
+_Verdict: Final = _word("verdict_word", Verdict)
+_Direction: Final = _word("trade_direction", Direction)
+_Setup: Final = _word("setup_name", Setup)
+_EntryType: Final = _word("entry_type", EntryType)
+_ReleaseReason: Final = _word("release_reason", ReleaseReason)
+_PaperState: Final = _word("paper_state", PaperState)
+_OutcomeClass: Final = _word("outcome_class", OutcomeClass)
+_CallOutcome: Final = _word("call_outcome", (*ModelFailure, PROPOSED, CANCELLED, WARMED))
+# Finite: see above.
+_Amount: Final = _domain("amount", Numeric, "VALUE >= 0 AND VALUE < 'Infinity'")
+_PositiveAmount: Final = _domain("positive_amount", Numeric, "VALUE > 0 AND VALUE < 'Infinity'")
+_Probability: Final = _domain("probability", Double, "VALUE BETWEEN 0 AND 1")
+# What can be scored: a forecast that was certain and wrong has no finite log loss.
+_UncertainProbability: Final = _domain("uncertain_probability", Double, "VALUE > 0 AND VALUE < 1")
+_Percent: Final = _domain("whole_percent", SmallInteger, "VALUE BETWEEN 0 AND 100")
+_Count: Final = _domain("natural_number", BigInteger, "VALUE >= 0")
+_Tokens: Final = _domain("token_count", Integer, "VALUE >= 0")
 
 accounts = Table(
     "accounts",
@@ -129,25 +160,25 @@ llm_decisions = Table(
     metadata,
     Column("decision_id", UUID, primary_key=True),
     Column("account_id", Text, nullable=False),
-    Column("mode", Text, nullable=False),
+    Column("mode", _AccountMode, nullable=False),
     _time("as_of"),
     _time("decided_at"),
     _time("valid_until"),
-    Column("action", Text, nullable=False),
-    Column("verdict", Text, nullable=False),
+    Column("action", _Action, nullable=False),
+    Column("verdict", _Verdict, nullable=False),
     Column("reason_code", Text),
     Column("blocked_by", ARRAY(Text), nullable=False),
     Column("degraded", Boolean, nullable=False),
     Column("symbol", Text),
-    Column("direction", Text),
-    Column("setup", Text),
-    Column("conviction", SmallInteger),
-    Column("p_win_raw", Double),
-    Column("p_win", Double),
+    Column("direction", _Direction),
+    Column("setup", _Setup),
+    Column("conviction", _Percent),
+    Column("p_win_raw", _Probability),
+    Column("p_win", _Probability),
     Column("ev_r", Double),
-    Column("quantity", BigInteger),
-    Column("notional_usd", Numeric),
-    Column("risk_usd", Numeric),
+    Column("quantity", _Count),
+    Column("notional_usd", _Amount),
+    Column("risk_usd", _Amount),
     # The body as received and the account state as judged: with the policy they replay the decision exactly.
     Column("request", JSON, nullable=False),
     Column("state", JSON, nullable=False),
@@ -173,25 +204,13 @@ llm_decisions = Table(
     Column("output_tokens", Integer, nullable=False),
     Column("cache_read_tokens", Integer, nullable=False),
     Column("cache_write_tokens", Integer, nullable=False),
-    Column("cost_usd", Numeric, nullable=False),
+    Column("cost_usd", _Amount, nullable=False),
     Column("stop_reason", Text),
     Column("model_request_id", Text),
     Column("model_latency_ms", Integer, nullable=False),
     Column("latency_ms", Integer, nullable=False),
     Column("request_id", Text),
     Column("api_key_id", Text),
-    _one_of("mode", AccountMode),
-    _one_of("action", Mode),
-    _one_of("verdict", Verdict),
-    _one_of("direction", Direction),
-    _one_of("setup", Setup),
-    CheckConstraint("conviction BETWEEN 0 AND 100", name="conviction"),
-    CheckConstraint("p_win_raw BETWEEN 0 AND 1", name="p_win_raw"),
-    CheckConstraint("p_win BETWEEN 0 AND 1", name="p_win"),
-    CheckConstraint("quantity >= 0", name="quantity"),
-    _amount("notional_usd"),
-    _amount("risk_usd"),
-    _amount("cost_usd"),
     # An order goes out exactly with an approval.
     CheckConstraint("(verdict IN ('approved', 'resized')) = (ticket IS NOT NULL)", name="ticket"),
     # Newest first, for each filter of GET /decisions; the id breaks ties and is the cursor.
@@ -214,13 +233,10 @@ account_marks = Table(
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     _time("as_of"),
-    Column("equity_usd", Numeric, nullable=False),
-    Column("day_loss_usd", Numeric),
-    Column("week_loss_usd", Numeric),
+    Column("equity_usd", _PositiveAmount, nullable=False),
+    Column("day_loss_usd", _Amount),
+    Column("week_loss_usd", _Amount),
     Column("approved_entry", Boolean, nullable=False),
-    _amount("equity_usd", positive=True),
-    _amount("day_loss_usd"),
-    _amount("week_loss_usd"),
 )
 
 account_days = Table(
@@ -253,10 +269,10 @@ reservations = Table(
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("symbol", Text, nullable=False),
-    Column("direction", Text, nullable=False),
-    Column("quantity", Numeric, nullable=False),
-    Column("notional_usd", Numeric, nullable=False),
-    Column("risk_usd", Numeric, nullable=False),
+    Column("direction", _Direction, nullable=False),
+    Column("quantity", _Amount, nullable=False),
+    Column("notional_usd", _Amount, nullable=False),
+    Column("risk_usd", _Amount, nullable=False),
     Column("buckets", ARRAY(Text), nullable=False),
     Column("reduce_only", Boolean, nullable=False),
     _time("created_at"),
@@ -269,7 +285,7 @@ reservations = Table(
         Computed("CASE WHEN claimed_at IS NULL THEN expires_at ELSE 'infinity'::timestamptz END", persisted=True),
         nullable=False,
     ),
-    Column("filled_quantity", Numeric, nullable=False, server_default=text("0")),
+    Column("filled_quantity", _Amount, nullable=False, server_default=text("0")),
     # Set when nothing more will fill, to the time of the last fill as its reporter saw it.
     _time("filled_at", nullable=True),
     _time("stop_placed_at", nullable=True),
@@ -277,13 +293,7 @@ reservations = Table(
     _time("stop_due_at", nullable=True),
     _time("unprotected_at", nullable=True),
     _time("released_at", nullable=True),
-    Column("release_reason", Text),
-    _one_of("direction", Direction),
-    _one_of("release_reason", ReleaseReason),
-    _amount("quantity"),
-    _amount("notional_usd"),
-    _amount("risk_usd"),
-    _amount("filled_quantity"),
+    Column("release_reason", _ReleaseReason),
     _all_or_none("release", "released_at", "release_reason"),
     # What may still be live, however many reservations there ever were.
     Index(
@@ -488,42 +498,32 @@ forecasts = Table(
     Column("direction", Text, nullable=False),
     Column("verdict", Text, nullable=False),
     Column("blocked_by", ARRAY(Text), nullable=False),
-    Column("p_win", Double, nullable=False),
-    Column("p_win_calibrated", Double),
-    Column("p_win_percent", SmallInteger, nullable=False),
-    Column("p_win_calibrated_percent", SmallInteger),
+    Column("p_win", _UncertainProbability, nullable=False),
+    Column("p_win_calibrated", _UncertainProbability),
+    Column("p_win_percent", _Percent, nullable=False),
+    Column("p_win_calibrated_percent", _Percent),
     Column("conviction", SmallInteger, nullable=False),
     Column("ev_r", Numeric),
     # The plan, dollars per share; `cost_usd` is that of the round trip, 0 where it could not be known.
-    Column("entry_type", Text, nullable=False),
-    Column("entry", Numeric, nullable=False),
+    Column("entry_type", _EntryType, nullable=False),
+    Column("entry", _PositiveAmount, nullable=False),
     Column("stop", Numeric, nullable=False),
     Column("target", Numeric, nullable=False),
-    Column("cost_usd", Numeric, nullable=False),
+    Column("cost_usd", _Amount, nullable=False),
     _time("time_stop_at"),
-    Column("paper_state", Text, nullable=False, server_default=text("'pending'")),
-    Column("paper_outcome", Text),
+    Column("paper_state", _PaperState, nullable=False, server_default=text("'pending'")),
+    Column("paper_outcome", _OutcomeClass),
     Column("paper_r", Numeric),
     _time("paper_entered_at", nullable=True),
     _time("paper_exit_at", nullable=True),
     Column("paper_exit_price", Numeric),
-    Column("executed_outcome", Text),
+    Column("executed_outcome", _OutcomeClass),
     Column("executed_r", Numeric),
     _time("executed_entered_at", nullable=True),
     _time("executed_exit_at", nullable=True),
     Column("executed_exit_price", Numeric),
     Column("realized_usd", Numeric),
     Column("fees_usd", Numeric),
-    _one_of("entry_type", EntryType),
-    _one_of("paper_state", PaperState),
-    _one_of("paper_outcome", OutcomeClass),
-    _one_of("executed_outcome", OutcomeClass),
-    CheckConstraint("p_win > 0 AND p_win < 1", name="p_win"),
-    CheckConstraint("p_win_calibrated > 0 AND p_win_calibrated < 1", name="p_win_calibrated"),
-    CheckConstraint("p_win_percent BETWEEN 0 AND 100", name="p_win_percent"),
-    CheckConstraint("p_win_calibrated_percent BETWEEN 0 AND 100", name="p_win_calibrated_percent"),
-    _amount("entry", positive=True),
-    _amount("cost_usd"),
     CheckConstraint("(paper_state = 'resolved') = (paper_outcome IS NOT NULL)", name="paper_resolved"),
     _all_or_none("paper", "paper_outcome", "paper_r"),
     _all_or_none("executed", "executed_outcome", "executed_r"),
@@ -633,12 +633,11 @@ gate_sums = Table(
     Column("account_id", Text, nullable=False),
     Column("decider", Text, nullable=False),
     Column("code", Text, nullable=False),
-    Column("blocked", BigInteger, nullable=False, server_default=text("0")),
-    Column("resolved", BigInteger, nullable=False, server_default=text("0")),
-    Column("won", BigInteger, nullable=False, server_default=text("0")),
+    Column("blocked", _Count, nullable=False, server_default=text("0")),
+    Column("resolved", _Count, nullable=False, server_default=text("0")),
+    Column("won", _Count, nullable=False, server_default=text("0")),
     Column("r", Numeric, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("day", "account_id", "decider", "code"),
-    *_counts("blocked", "resolved", "won"),
 )
 
 decision_counts = Table(
@@ -651,9 +650,8 @@ decision_counts = Table(
     Column("action", Text, nullable=False),
     Column("verdict", Text, nullable=False),
     Column("reason_code", Text, nullable=False),
-    Column("decisions", BigInteger, nullable=False),
+    Column("decisions", _Count, nullable=False),
     PrimaryKeyConstraint("day", "account_id", "decider", "action", "verdict", "reason_code"),
-    *_counts("decisions"),
 )
 
 paper_bars = Table(
@@ -739,25 +737,22 @@ model_calls = Table(
     Column("started_ms", Integer, nullable=False),
     Column("latency_ms", Integer, nullable=False),
     # `proposal`, `cancelled`, or the code of its failure.
-    Column("outcome", Text, nullable=False),
+    Column("outcome", _CallOutcome, nullable=False),
     Column("detail", Text),
     Column("hedged", Boolean, nullable=False),
     Column("cancelled", Boolean, nullable=False),
     Column("status", SmallInteger),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
-    Column("cache_read_tokens", Integer, nullable=False),
-    Column("cache_write_tokens", Integer, nullable=False),
-    Column("cost_usd", Numeric, nullable=False),
+    Column("input_tokens", _Tokens, nullable=False),
+    Column("output_tokens", _Tokens, nullable=False),
+    Column("cache_read_tokens", _Tokens, nullable=False),
+    Column("cache_write_tokens", _Tokens, nullable=False),
+    Column("cost_usd", _Amount, nullable=False),
     # Whether a price is known, and whether the tokens are our estimate: a call that was cut off never says.
     Column("priced", Boolean, nullable=False),
     Column("estimated", Boolean, nullable=False),
     Column("request_id", Text),
     Column("stop_reason", Text),
     _time("recorded_at", recorded=True),
-    _one_of("outcome", (*ModelFailure, PROPOSED, CANCELLED, WARMED)),
-    *_counts("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"),
-    _amount("cost_usd"),
     Index("model_calls_by_decision", "decision_id"),
     Index("model_calls_by_time", "recorded_at"),
     Index(

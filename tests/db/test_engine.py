@@ -247,7 +247,7 @@ async def test_an_error_does_not_quote_the_refused_row(store: Store) -> None:
     with pytest.raises(StoreUnavailable) as refusal:
         await stored(store, decision(conviction=101, prompt_user="the account's whole position"))
 
-    assert "llm_decisions_conviction_check" in str(refusal.value)
+    assert "whole_percent_check" in str(refusal.value)
     assert "position" not in str(refusal.value)
 
 

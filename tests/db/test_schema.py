@@ -27,9 +27,14 @@ from app.db.operations import Store
 from app.db.tables import APPEND_ONLY, NEVER_REMOVED, UPDATABLE, metadata
 from tests.db.builders import AS_OF, decision, mark, reservation, stored
 
+WRITTEN_BY_EVERY_DECISION = (
+    *("accounts", "llm_decisions", "account_marks", "reservations", "forecasts"),
+    *("gate_sums", "decision_counts", "model_calls"),
+)
+
 CATALOG = {
     "columns": """
-        SELECT table_name, column_name, data_type, is_nullable, column_default, generation_expression,
+        SELECT table_name, column_name, data_type, domain_name, is_nullable, column_default, generation_expression,
             identity_generation
         FROM information_schema.columns WHERE table_schema = :schema AND table_name <> 'alembic_version'
     """,
@@ -76,6 +81,17 @@ async def test_the_migrated_schema_is_the_declared_one(database_url: str) -> Non
         assert await catalog(connection, schema="declared") == await catalog(connection, schema="public")
     finally:
         await connection.close()
+
+
+async def test_each_check_of_one_column_is_its_type_s_where_every_decision_writes(owner: Connection) -> None:
+    # Those of a table are read and compiled anew for every statement.
+    checks = await owner.fetch(
+        "SELECT conname FROM pg_constraint WHERE contype = 'c' AND cardinality(conkey) = 1"
+        " AND conrelid = ANY ($1::text[]::regclass[])",
+        WRITTEN_BY_EVERY_DECISION,
+    )
+
+    assert checks == []
 
 
 async def test_alembic_finds_nothing_left_to_migrate(database_url: str) -> None:
@@ -228,19 +244,19 @@ async def test_what_decisions_name_is_never_removed(store: Store, owner: Connect
 
 async def test_a_decision_that_cannot_be_is_refused(store: Store, owner: Connection, subtests: pytest.Subtests) -> None:
     for refusal, changes in (
-        ("mode_check", {"mode": "demo"}),
-        ("action_check", {"action": "hold"}),
-        ("verdict_check", {"verdict": "maybe", "ticket": None}),
-        ("direction_check", {"direction": "up"}),
-        ("setup_check", {"setup": "hunch"}),
-        ("conviction_check", {"conviction": 101}),
-        ("conviction_check", {"conviction": -1}),
-        ("p_win_raw_check", {"p_win_raw": 1.01}),
-        ("p_win_check", {"p_win": float("nan")}),
-        ("quantity_check", {"quantity": -1}),
-        ("notional_usd_check", {"notional_usd": Decimal("NaN")}),
-        ("risk_usd_check", {"risk_usd": Decimal("Infinity")}),
-        ("cost_usd_check", {"cost_usd": Decimal("-0.01")}),
+        ("account_mode_check", {"mode": "demo"}),
+        ("proposed_action_check", {"action": "hold"}),
+        ("verdict_word_check", {"verdict": "maybe", "ticket": None}),
+        ("trade_direction_check", {"direction": "up"}),
+        ("setup_name_check", {"setup": "hunch"}),
+        ("whole_percent_check", {"conviction": 101}),
+        ("whole_percent_check", {"conviction": -1}),
+        ("probability_check", {"p_win_raw": 1.01}),
+        ("probability_check", {"p_win": float("nan")}),
+        ("natural_number_check", {"quantity": -1}),
+        ("amount_check", {"notional_usd": Decimal("NaN")}),
+        ("amount_check", {"risk_usd": Decimal("Infinity")}),
+        ("amount_check", {"cost_usd": Decimal("-0.01")}),
         ("ticket_check", {"ticket": None}),
         ("ticket_check", {"verdict": "blocked"}),
         ("type json", {"request": "{"}),
@@ -252,13 +268,14 @@ async def test_a_decision_that_cannot_be_is_refused(store: Store, owner: Connect
 
 async def test_an_impossible_equity_or_reservation_is_refused(store: Store, subtests: pytest.Subtests) -> None:
     for equity in (0, -1, Decimal("NaN"), Decimal("Infinity")):
-        with subtests.test(equity=equity), pytest.raises(StoreUnavailable, match="account_marks_equity_usd_check"):
+        with subtests.test(equity=equity), pytest.raises(StoreUnavailable, match="positive_amount_check"):
             await stored(store, decision(), showing=mark(equity))
-    for changes in ({"direction": "up"}, {"quantity": Decimal(-1)}, {"notional_usd": Decimal("NaN")}):
-        with (
-            subtests.test(changes=changes),
-            pytest.raises(StoreUnavailable, match=f"reservations_{next(iter(changes))}"),
-        ):
+    for refusal, changes in (
+        ("trade_direction_check", {"direction": "up"}),
+        ("amount_check", {"quantity": Decimal(-1)}),
+        ("amount_check", {"notional_usd": Decimal("NaN")}),
+    ):
+        with subtests.test(changes=changes), pytest.raises(StoreUnavailable, match=f'"{refusal}"'):
             await stored(store, decision(), reserving=reservation(**changes))
 
 
@@ -267,7 +284,7 @@ async def test_what_no_safety_table_may_hold_is_refused(
 ) -> None:
     await stored(store, decision(), reserving=reservation())
     for constraint, statement in (
-        ("reservations_release_reason", "UPDATE reservations SET released_at = now(), release_reason = 'bored'"),
+        ("release_reason", "UPDATE reservations SET released_at = now(), release_reason = 'bored'"),
         ("reservations_release", "UPDATE reservations SET released_at = now()"),
         ("halts_state", "INSERT INTO halts (state, reason, operator) VALUES ('paused', 'x', 'ann')"),
         ("halts_operator", "INSERT INTO halts (state, reason, operator) VALUES ('halted', 'x', '')"),
