@@ -110,12 +110,17 @@ COLUMNS: Final[Mapping[str, tuple[type, str]]] = {
 }
 """Every column of an export in order: its type, and where it comes from."""
 
-_SELECT: Final = f"""
+# The page is chosen first: whatever the planner thinks of the table, no answer is taken apart that is not on it.
+_PAGE: Final = f"""
 SELECT decision.decision_id AS id, {", ".join(f"{source} AS {name}" for name, (_, source) in COLUMNS.items())}
-FROM llm_decisions AS decision
+FROM (
+    SELECT * FROM llm_decisions AS decision WHERE {{conditions}}
+    ORDER BY decision.decided_at, decision.decision_id LIMIT {{rows:d}}
+) AS decision
 LEFT JOIN forecasts AS forecast USING (decision_id)
 CROSS JOIN LATERAL json_to_record(decision.response)
     AS answer (proposal json, edge json, calibration json, decider json, policy json)
+ORDER BY decision.decided_at, decision.decision_id
 """  # noqa: S608 (constants only)
 
 Row = tuple[Any, ...]
@@ -155,10 +160,7 @@ async def decision_pages(
     if verdict is not None:
         values.append(verdict)
         conditions.append(f"decision.verdict = ${len(values)}")
-    statement = (
-        f"{_SELECT} WHERE {' AND '.join(conditions)} "
-        f"ORDER BY decision.decided_at, decision.decision_id LIMIT {rows_per_page:d}"
-    )
+    statement = _PAGE.format(conditions=" AND ".join(conditions), rows=rows_per_page)
     while True:
         async with turn, pool.connection() as connection:
             rows = await connection.fetch(statement, *values)
