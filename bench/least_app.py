@@ -67,7 +67,7 @@ class Least:
             more = message.get("more_body", False)
         token = next(value for name, value in scope["headers"] if name == b"authorization").decode().split()[1]
         body = await self._decide(sent, parse_token(token))
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
