@@ -31,12 +31,12 @@ from app.db.standings import Standings
 from app.domain.account import Account, AccountState
 from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
-from app.domain.gates import Code, GateStatus
+from app.domain.gates import GateStatus
 from app.domain.making import made_quickly
 from app.domain.market import MarketView, Snapshot, resolve_market
 from app.domain.model_call import PROPOSED, ModelCall
 from app.domain.outcome import plan_of
-from app.domain.policy import POLICY_VERSION, Policy
+from app.domain.policy import FUTURE_TOLERANCE_S, POLICY_VERSION, Policy
 from app.domain.proposal import Direction, ModelFailure, Proposal
 from app.domain.scoring import whole_percent
 from app.domain.standing import SizingStanding, standing_to_json
@@ -606,7 +606,8 @@ class _Answer:
 
     def mark(self) -> AccountMark | None:
         """Give the equity mark; none from the future, which would become the baseline of a day to come."""
-        if any(gate.code == Code.FUTURE_SNAPSHOT for gate in self.judgement.gates):
+        # Told by the times: no gate is asked where nothing was proposed.
+        if self.case.market.as_of > self.state.now + timedelta(seconds=FUTURE_TOLERANCE_S):
             return None
         return AccountMark(
             equity_usd=self.case.account.equity,

@@ -1,6 +1,7 @@
 """Every code with which a decision is refused can be reached over HTTP, and none comes with an order."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from app.domain.gates import Code
 from app.domain.proposal import Mode, ModelFailure, Proposal
-from tests.api.conftest import ClientWith
+from tests.api.conftest import ClientWith, execute
 from tests.api.scenes import SHORT, nvda_trade
 from tests.builders import a_request
 from tests.fakes import FakeDecider
@@ -139,6 +140,24 @@ def test_a_neutral_model_has_an_opinion(client_with: ClientWith, account_id: str
     answer = post(client_with, Row(), FakeDecider(Proposal(mode=mode)), account_id)
 
     assert (answer["verdict"], answer["reason_code"], answer["degraded"]) == ("no_trade", "MODEL_NEUTRAL", False)
+
+
+@pytest.mark.parametrize("scripted", [Proposal(mode=Mode.NEUTRAL), ModelFailure.TIMEOUT, nvda_trade()])
+@pytest.mark.parametrize(("ahead_s", "marks"), [(4, 1), (7, 0)])
+def test_a_snapshot_from_the_future_leaves_no_mark_whatever_is_proposed(
+    client_with: ClientWith,
+    shared_database_url: str,
+    account_id: str,
+    scripted: Proposal | ModelFailure,
+    ahead_s: int,
+    marks: int,
+) -> None:
+    # It would be the baseline of a day to come, and what is lost until then would not count.
+    as_of = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    post(client_with, Row(request={"as_of": as_of.isoformat()}), FakeDecider(scripted), account_id)
+
+    for table in ("account_marks", "account_days"):
+        assert len(execute(shared_database_url, f"SELECT FROM {table} WHERE account_id = $1", account_id)) == marks
 
 
 def test_no_code_of_the_rulebook_is_left_out() -> None:
