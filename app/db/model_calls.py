@@ -12,6 +12,7 @@ import orjson
 from uuid_utils import uuid7
 
 from app.db.engine import Connection, ConnectionPool
+from app.db.locks import lock_account
 from app.db.statistics import Period, Window, detailed_turn
 from app.db.vocabulary import NotedEvent
 from app.domain.account import AccountMode
@@ -150,13 +151,18 @@ async def keep_rest(
     """Note how a reply ended whose numbers were judged before: its text, its end, and what it cost after all.
 
     `ended` are the calls that the decision's own transaction kept, if it was committed; `late` those it could not. A
-    commit that seemed to fail may have taken effect; then the calls that it kept are not kept twice.
+    commit that seemed to fail may have taken effect, or still be under way when nobody waits for it any more: it is
+    waited for, or voided by the account's version, so that no call is kept twice.
 
     Raises:
         StoreUnavailable: it is not noted; the decision stands as it is.
     """
     async with pool.transaction() as connection:
-        if not await connection.fetchval(_IS_RECORDED, asker.decision_id):
+        recorded = await connection.fetchval(_IS_RECORDED, asker.decision_id)
+        if not recorded:
+            await lock_account(connection, account_id=asker.account_id)
+            recorded = await connection.fetchval(_IS_RECORDED, asker.decision_id)
+        if not recorded:
             await keep_calls_in(connection, [*ended, *late], asker=replace(asker, decision_id=None))
             return
         await keep_calls_in(connection, late, asker=asker)

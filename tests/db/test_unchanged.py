@@ -18,6 +18,7 @@ from app.db.events import RecordedEvent, find_ticket, halt_unprotected, record_e
 from app.db.halts import lift_halt, set_halt, set_halt_in
 from app.db.live_confirmations import confirm_live, revoke_live
 from app.db.locks import hold_account, lock_account
+from app.db.model_calls import Asker
 from app.db.operations import Store
 from app.db.queries import get_decision
 from app.db.records import DecisionRecord
@@ -36,7 +37,7 @@ from tests.db.builders import (
     reservation,
     stored,
 )
-from tests.db.test_gating import FAIL_AT_COMMIT, rows, waiting_for_a_lock
+from tests.db.test_gating import FAIL_AT_COMMIT, rows, sleeping_in_commit, waiting_for_a_lock
 
 READ_WITHIN_S = 2.0
 EVERY_TABLE = (
@@ -353,7 +354,8 @@ async def test_a_halt_waits_for_what_is_being_recorded(
     known = await known_of(store)
     verdict = judged(known)
     recording = asyncio.create_task(record(store, known, verdict, reservation=reservation()))
-    await asyncio.sleep(0.1)
+    async with asyncio.timeout(5):
+        await sleeping_in_commit(owner)
     halt = await set_halt(pool, account_id=account_id, state=HaltState.HALTED, reason="x", operator="ann")
 
     # Stored by then. Its own time is that after the wait: nothing that was judged later is committed before it.
@@ -388,9 +390,15 @@ async def test_an_account_that_was_made_before_a_halt_of_all_is_halted_too(
         await lock_account(connection, account_id="paper-new")
         halting = asyncio.create_task(_halt(store, pool, None))
         await waiting_for_a_lock(owner)
+        # The halt must not be done before the new account is read.
+        holding = owner.transaction()
+        await holding.start()
+        await hold_account(owner, account_id="paper-1")
     known = await known_of(store, "paper-new")
+    await holding.commit()
     await halting
 
+    assert (known.version, known.state.halts) == (0, ())
     assert not await record(store, known, judged(known, account_id="paper-new"))
 
 
@@ -486,6 +494,31 @@ async def test_a_failing_commit_is_unavailable_and_leaves_nothing(
     with pytest.raises(StoreUnavailable, match="the disk is full"):
         await record(store, known, judged(known), reservation=reservation())
     assert await counted(owner) == before
+
+
+@pytest.mark.parametrize("arrived", ["first", "last"])
+async def test_calls_of_a_recording_that_was_given_up_on_are_kept_once(
+    ticket: DecisionRecord, store: Store, pool: ConnectionPool, owner: Connection, arrived: str
+) -> None:
+    # Nobody waits for the statement any more, but the server goes on with it.
+    known = await known_of(store)
+    verdict = judged(known)
+    call = ModelCall(target="t", model="m", started_ms=0, latency_ms=1, outcome="proposal", cost_usd=Decimal("0.01"))
+    asker = Asker(decision_id=verdict.decision_id, account_id="paper-1", mode=AccountMode.PAPER, api_key_id=None)
+    keep: dict[str, Any] = {"asker": asker, "ended": [call], "late": [], "reply": {}, "usage": {}}
+    if arrived == "first":
+        await owner.execute(SLOWLY)
+        recording = asyncio.create_task(record(store, known, verdict, calls=[call]))
+        async with asyncio.timeout(5):
+            await sleeping_in_commit(owner)
+        recording.cancel()
+        await store.keep_rest(**keep)
+        assert (await rows(owner))["llm_decisions"] == 2
+    else:
+        await store.keep_rest(**keep)
+        assert not await record(store, known, verdict, calls=[call])
+
+    assert await owner.fetchval("SELECT count(*) FROM model_calls") == 1
 
 
 async def test_a_program_that_raises_no_version_can_lock_no_account(ticket: DecisionRecord, owner: Connection) -> None:
