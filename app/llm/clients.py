@@ -29,6 +29,8 @@ PLACEHOLDER: Final = "none"
 PLATFORMS: Final = frozenset({TargetKind.BEDROCK, TargetKind.VERTEX})
 MESSAGES_PATH: Final = "/v1/messages"
 PROXIED: Final = ("http", "https", "all")
+MAX_ERROR_BYTES: Final = 256 * 1024
+"""What is read of a body that explains an error status; a real one has a line or two."""
 
 
 class Line:
@@ -64,9 +66,24 @@ class Line:
             written["options"] = {"headers": headers, "timeout": limits}
             response = await self.client.post(MESSAGES_PATH, **written, **form)
         if not response.is_success:
-            await response.aread()
-            raise status_error(response)
+            raise status_error(await self._beginning(response))
         return response  # type: ignore[no-any-return]
+
+    async def _beginning(self, response: "httpx2.Response") -> "httpx2.Response":
+        """Read a response as far as it may explain an error, and close it."""
+        body = bytearray()
+        try:
+            async for chunk in response.aiter_bytes():
+                body += chunk
+                if len(body) > MAX_ERROR_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        # What is kept is not compressed any more.
+        headers = [header for header in response.headers.multi_items() if header[0] != "content-encoding"]
+        return self._response(
+            response.status_code, headers=headers, content=bytes(body[:MAX_ERROR_BYTES]), request=response.request
+        )
 
     async def close(self) -> None:
         """Close the connections."""

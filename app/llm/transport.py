@@ -8,6 +8,7 @@ What the SDK builds is the same for each call of a target, but for the body and 
 `WrittenOnce`, a middleware of the SDK, lets it build the first request, and has later calls sent in the same words.
 """
 
+import socket
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
@@ -32,6 +33,9 @@ OF_ONE_CALL: Final = frozenset(
 """What the SDK and we say of one call, in lower case."""
 OURS_TO_SET: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 """Headers that aiohttp would add by itself."""
+PROBED_AFTER_S: Final = 60
+"""A silent connection is probed this often, so that what stands between forgets none that is kept."""
+LONGEST_HEADER: Final = 65_536
 
 # The first that fits is raised; a class stands before those that it is a kind of.
 _ERRORS: Final[tuple[tuple[type[Exception], type[httpx2.TransportError]], ...]] = (
@@ -128,7 +132,7 @@ class LeanHttpClient(httpx2.AsyncClient):
                 data=body,
                 allow_redirects=False,
                 skip_auto_headers=OURS_TO_SET,
-                timeout=aiohttp.ClientTimeout(connect=limits.pool, sock_connect=limits.connect, sock_read=limits.read),
+                timeout=_limits(limits),
             )
         except Exception as error:
             _raise_ours(error, request)
@@ -148,10 +152,15 @@ class LeanHttpClient(httpx2.AsyncClient):
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
-                    limit=self._max_connections, keepalive_timeout=self._keepalive_s, ssl=self._tls
+                    limit=self._max_connections,
+                    keepalive_timeout=self._keepalive_s,
+                    ssl=self._tls,
+                    socket_factory=_probed_socket,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
+                max_line_size=LONGEST_HEADER,
+                max_field_size=LONGEST_HEADER,
                 timeout=aiohttp.ClientTimeout(),
             )
         return self._session
@@ -236,6 +245,23 @@ class _Answered(httpx2.AsyncByteStream):
     async def aclose(self) -> None:
         # What was read to its end has given its connection back already; any other is of no use any more.
         self._answer.close()
+
+
+def _limits(limits: httpx2.Timeout) -> aiohttp.ClientTimeout:
+    """Write limits as aiohttp knows them; its `sock_connect` leaves out the search for the address, so both bound."""
+    whole = min((limit for limit in (limits.pool, limits.connect) if limit is not None), default=None)
+    return aiohttp.ClientTimeout(connect=whole, sock_connect=limits.connect, sock_read=limits.read)
+
+
+def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """Make a socket whose connection is probed while it is idle, as those of the SDK's own client are."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", PROBED_AFTER_S), ("TCP_KEEPINTVL", PROBED_AFTER_S), ("TCP_KEEPCNT", 5)):
+        if hasattr(socket, name):  # not every system lets them be set
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
 
 
 def _texts(headers: httpx2.Headers) -> list[tuple[str, str]]:

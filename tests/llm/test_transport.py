@@ -1,20 +1,30 @@
 """The SDK's requests over aiohttp: the same on the wire, and the same errors, as over the SDK's own client."""
 
 import asyncio
+import contextlib
+import shutil
 import socket
+import ssl
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
+import aiohttp
 import anthropic
 import httpx2
 import orjson
 import pytest
 
-from app.llm.clients import Line, make_http_client
+from app.domain.proposal import ModelFailure
+from app.llm.clients import MAX_ERROR_BYTES, Line, make_http_client
+from app.llm.decider import DeciderFailure
 from app.llm.targets import Target, TargetKind
-from app.llm.transport import LeanHttpClient
+from app.llm.transport import PROBED_AFTER_S, LeanHttpClient
 from app.settings import Secret
+from tests.llm.test_messages import failure_of, one_target, propose
 from tests.model_server import Answer, ModelServer, error
 
 PATIENT = httpx2.Timeout(5.0)
@@ -196,3 +206,111 @@ async def test_behind_a_proxy_the_sdks_own_client_is_used(monkeypatch: pytest.Mo
     await client.aclose()
 
     assert not isinstance(client, LeanHttpClient)
+
+
+async def test_an_address_that_is_not_found_in_time_is_a_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def find_nothing(*_: object, **__: object) -> None:
+        await asyncio.sleep(3)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", find_nothing)
+    started = time.monotonic()
+    async with lean() as client:
+        with pytest.raises(httpx2.ConnectTimeout):
+            await client.send(build(client, "http://gateway.test/", timeout=httpx2.Timeout(5, connect=0.2)))
+
+    assert time.monotonic() - started < 1.0
+
+
+async def test_an_idle_connection_is_probed() -> None:
+    async with ModelServer(Answer(body={})) as server, lean() as client:
+        answer = await client.send(build(client, f"{server.base_url}/v1/messages"), stream=True)
+        await answer.aread()
+        assert client._session is not None
+        assert isinstance(client._session.connector, aiohttp.TCPConnector)
+        [[(protocol, _)]] = client._session.connector._conns.values()
+        assert protocol.transport is not None
+        connection = protocol.transport.get_extra_info("socket")
+
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBED_AFTER_S
+
+
+async def test_a_response_may_have_a_long_header() -> None:
+    async with ModelServer(Answer(body={}, headers={"x-policy": "x" * 20_000})) as server, lean() as client:
+        answer = await client.send(build(client, f"{server.base_url}/v1/messages"))
+
+    assert len(answer.headers["x-policy"]) == 20_000
+
+
+async def test_of_an_error_no_more_is_read_than_explains_it() -> None:
+    sent = 0
+
+    async def say_on(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 500 Answer\r\ncontent-type: application/json\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+                sent += 65_536
+        writer.close()
+
+    async with await asyncio.start_server(say_on, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        target = Target(name="a", kind=TargetKind.GATEWAY, model="m", base_url=f"http://127.0.0.1:{port}")
+        line = Line(target, max_connections=1)
+        for _ in range(2):  # the second finds the only connection given up
+            with pytest.raises(anthropic.APIStatusError) as raised:
+                async with asyncio.timeout(2):
+                    await line.send(b"{}", headers={}, limits=PATIENT)
+
+            assert (raised.value.status_code, len(raised.value.response.content)) == (500, MAX_ERROR_BYTES)
+        await line.close()
+
+    assert sent < 64 * MAX_ERROR_BYTES  # what the kernel holds of it
+
+
+@contextlib.asynccontextmanager
+async def certified_by_itself(folder: Path) -> AsyncIterator[tuple[str, Path, list[bytes]]]:
+    """A server whose certificate nobody else has signed: its address, that certificate, and what it is sent."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl makes the certificate")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    made = ["-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    files = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([program, "req", *made, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    heard: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "localhost", 0, family=socket.AF_INET, ssl=context) as server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}", certificate, heard
+
+
+async def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with certified_by_itself(tmp_path) as (base_url, certificate, heard):
+        decider = one_target(base_url, kind=TargetKind.GATEWAY)
+        reply = await propose(decider)
+        await decider.close()
+
+        assert failure_of(reply) == DeciderFailure(
+            code=ModelFailure.UNAVAILABLE, detail="the call failed: ConnectError"
+        )
+        assert heard == []
+
+        # Only whom the operator trusts makes the difference.
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        decider = one_target(base_url, kind=TargetKind.GATEWAY)
+        await propose(decider)
+        await decider.close()
+
+        assert len(heard) == 1
