@@ -8,7 +8,7 @@ the client.
 from asyncio import AbstractEventLoop, TimerHandle, Transport
 from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 HEADERS_S: Final = 10.0
 MAX_HEADER_BYTES: Final = 65_536
@@ -17,7 +17,9 @@ MAX_HEADER_BYTES: Final = 65_536
 class PromptProtocol(HttpToolsProtocol):
     """Close a connection whose next request line and headers take too long or too many bytes.
 
-    Between requests uvicorn's keep-alive time counts; while a body arrives, the reader of that body counts.
+    Between requests uvicorn's keep-alive time counts; while a body arrives, the reader of that body counts. Neither
+    does once something arrives after an answer: an empty line, or more of a body that nobody reads. Headers are to
+    follow that as quickly.
     """
 
     _header_timer: TimerHandle | None = None
@@ -35,12 +37,14 @@ class PromptProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         awaited = self._header_timer
         super().data_received(data)
-        if not self._in_headers:
+        cycle: RequestResponseCycle | None = self.cycle
+        answered = cycle is not None and cycle.response_complete
+        if not self._in_headers and not answered:
             return
         if awaited is None:
             # Only now: headers that arrive in one piece, as nearly all do, need no timer.
             self._expect_headers()
-        elif self._header_timer is awaited:
+        elif self._in_headers and self._header_timer is awaited:
             self._header_bytes += len(data)
             if self._header_bytes > MAX_HEADER_BYTES:
                 self.transport.abort()
