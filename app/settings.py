@@ -300,6 +300,8 @@ class Settings:
             )
         if self.anthropic_base_url is not None and urlsplit(self.anthropic_base_url).scheme not in {"http", "https"}:
             raise SettingsError("ANTHROPIC_BASE_URL: must start with http:// or https://")
+        if self.anthropic_base_url is not None and "@" in urlsplit(self.anthropic_base_url).netloc:
+            raise SettingsError("ANTHROPIC_BASE_URL: holds a user or password; the key is ANTHROPIC_API_KEY")
         for name in ("otel_exporter_otlp_endpoint", "otel_exporter_otlp_traces_endpoint"):
             url = getattr(self, name)
             if url is not None and not _is_web_address(url):

@@ -197,6 +197,12 @@ def test_a_base_url_must_be_a_web_address() -> None:
     assert refusal(ANTHROPIC_BASE_URL="localhost:8080").startswith("ANTHROPIC_BASE_URL")
 
 
+def test_a_base_url_holds_no_user_whom_the_header_with_the_key_would_deny() -> None:
+    refused = refusal(ANTHROPIC_BASE_URL="https://me:canary@gateway/v1")
+
+    assert refused == "ANTHROPIC_BASE_URL: holds a user or password; the key is ANTHROPIC_API_KEY"
+
+
 def test_a_lease_must_outlast_the_deadline_or_is_lengthened_when_nobody_set_it() -> None:
     assert load().idempotency_lease.total_seconds() == 10
     assert load(DECISION_DEADLINE_MS="9999").idempotency_lease.total_seconds() == 10
