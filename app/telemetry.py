@@ -238,9 +238,12 @@ class Redactor:
     """Mask known secrets, and whatever has the shape of one, in a finished log line."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # A JSON line holds a quote or backslash of a secret escaped.
-        long_enough = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
-        forms = {form for secret in long_enough for form in (secret, json.dumps(secret)[1:-1])}
+        # Where a line quotes a secret, some of its letters are escaped, and who writes the line says which.
+        forms: set[str] = set()
+        for secret in secrets:
+            if len(secret) >= SHORTEST_SECRET:
+                quoted = json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)
+                forms |= {secret, *(text[1:-1] for text in quoted)}
         self._forms = sorted(forms, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, self._forms)))
 

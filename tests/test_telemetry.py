@@ -82,6 +82,19 @@ def test_no_secret_is_written_wherever_it_stands(capsys: pytest.CaptureFixture[s
     assert "ValueError" in written
 
 
+@pytest.mark.parametrize("log_format", LogFormat)
+@pytest.mark.parametrize("secret", ['ä"canary', 'it\'s "a canary"', "\xa0a canary"])
+def test_a_secret_is_masked_however_its_letters_are_escaped(
+    capsys: pytest.CaptureFixture[str], log_format: LogFormat, secret: str
+) -> None:
+    configure_logging(level=LogLevel.INFO, log_format=log_format, secrets=[secret])
+    structlog.stdlib.get_logger("app.x").info("sent", secret=secret, nested=[secret])
+    _, written = capsys.readouterr()
+
+    assert "canary" not in written
+    assert written.count("***") == 2
+
+
 def test_a_redactor_without_secrets_leaves_ordinary_lines_alone() -> None:
     line = '{"event":"tv_show","url":"http://127.0.0.1:8000/decide","path":"/a@b"}'
 
