@@ -31,6 +31,7 @@ from app.db.standings import Standings
 from app.domain.account import Account, AccountState
 from app.domain.buckets import BucketMap
 from app.domain.document import decision_document
+from app.domain.exposure import Exposure, measure_exposure
 from app.domain.gates import GateStatus
 from app.domain.making import made_quickly
 from app.domain.market import MarketView, Snapshot, resolve_market
@@ -42,7 +43,7 @@ from app.domain.scoring import whole_percent
 from app.domain.standing import SizingStanding, standing_to_json
 from app.domain.verdict import PERCENT, Judgement, Side, entry_bounds, judge
 from app.llm.decider import Decider, DeciderCall, DeciderFailure, Prompt, Reply
-from app.llm.prompt import build_prompt
+from app.llm.prompt import Description, build_prompt, describe
 from app.telemetry import Metrics
 from app.tracing import Span, current, span
 
@@ -112,11 +113,15 @@ class DecisionService:
         """
         return self._policy if level is None else self._policy.at_level(level)
 
+    def situation(self, *, account: Account, snapshot: Snapshot) -> "Situation":
+        """Make of a request what needs to know no more than the request."""
+        market = resolve_market(snapshot, buckets=self._buckets)
+        return Situation(account=account, market=market, description=describe(market=market, account=account))
+
     async def decide(
         self,
+        situation: "Situation",
         *,
-        account: Account,
-        snapshot: Snapshot,
         policy: Policy,
         request_body: bytes,
         request_id: str,
@@ -137,14 +142,15 @@ class DecisionService:
             LeaseLost: another request holds the key now; nothing was recorded.
             StoreUnavailable: the decision could not be recorded; nothing was approved.
         """
-        market = resolve_market(snapshot, buckets=self._buckets)
+        account, market = situation.account, situation.market
         if known is None:
             reading = time.monotonic()
             async with span("read state"):
                 known = await self._store.read_known(
-                    account_id=account.id, mode=account.mode, as_of=snapshot.as_of, held=_held(account)
+                    account_id=account.id, mode=account.mode, as_of=market.as_of, held=_held(account)
                 )
             store_s = time.monotonic() - reading
+        exposure = measure_exposure(account=account, market=market, state=known.state)
         prompt = build_prompt(
             policy=policy,
             market=market,
@@ -155,7 +161,9 @@ class DecisionService:
                 state=known.state,
                 policy=policy,
                 decider_serves_live=self._decider.serves_live,
+                exposure=exposure,
             ),
+            description=situation.description,
         )
         async with span("propose") as proposing:
             reply = await self._propose(
@@ -183,7 +191,7 @@ class DecisionService:
                 decider=decider_key(name=reply.call.name, model=reply.call.model), prompt_hash=prompt.template_hash
             )
             if claim is None:
-                answer = await self._record_unchanged(case, known=known, standing=standing)
+                answer = await self._record_unchanged(case, known=known, exposure=exposure, standing=standing)
             if answer is None:
                 answer = await self._record_under_lock(case, standing=standing, claim=claim)
         finally:
@@ -199,11 +207,11 @@ class DecisionService:
         return answer.body
 
     async def _record_unchanged(
-        self, case: "_Case", *, known: KnownAccount, standing: SizingStanding
+        self, case: "_Case", *, known: KnownAccount, exposure: Exposure, standing: SizingStanding
     ) -> "_Answer | None":
         """Judge by what is known of the account, and commit the verdict if that still holds; None where it does not."""
         with span("judge"):
-            answer = case.judge(state=known.state_at(time.monotonic()), standing=standing)
+            answer = case.judge(state=known.state_at(time.monotonic()), standing=standing, exposure=exposure)
         async with span("record"):
             recorded = await self._store.record_unchanged(
                 known,
@@ -314,11 +322,14 @@ class DecisionService:
         left_s = until - time.monotonic()
         if left_s <= 0:
             return self._unasked(prompt, ModelFailure.TIMEOUT, "the deadline passed before the decider was asked")
-        try:
-            async with asyncio.timeout(left_s):
-                await self._model_calls.acquire()
-        except TimeoutError:
-            return self._unasked(prompt, ModelFailure.UNAVAILABLE, "all model calls allowed at once are under way")
+        if self._model_calls.locked():
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._model_calls.acquire()
+            except TimeoutError:
+                return self._unasked(prompt, ModelFailure.UNAVAILABLE, "all model calls allowed at once are under way")
+        else:
+            await self._model_calls.acquire()  # there is one, so this waits for nothing
         try:
             return await self._decider.propose(
                 prompt=prompt, market=market, account=account, policy=policy, budget_s=until - time.monotonic()
@@ -375,9 +386,9 @@ def _told_of(answer: "_Answer") -> dict[str, str | float | None]:
     return {
         "decision_id": str(answer.case.decision_id),
         "account_id": account.id,
-        "mode": account.mode.value,
-        "action": judgement.action.value,
-        "verdict": judgement.verdict.value,
+        "mode": str(account.mode),
+        "action": str(judgement.action),
+        "verdict": str(judgement.verdict),
         "reason_code": judgement.reason_code,
         "gate": _blocking_gate(judgement),
         "degraded": judgement.degraded,
@@ -450,6 +461,16 @@ def call_document(call: DeciderCall) -> dict[str, Any]:
 
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """Hold what a request shows: an account and the market, and what a prompt tells of them."""
+
+    account: Account
+    market: MarketView
+    description: Description
+
+
+@made_quickly
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     """Hold what one decision is made of, but for the state of its account."""
 
@@ -465,7 +486,7 @@ class _Case:
     started: float
     decider_serves_live: bool
 
-    def judge(self, *, state: AccountState, standing: SizingStanding) -> "_Answer":
+    def judge(self, *, state: AccountState, standing: SizingStanding, exposure: Exposure | None = None) -> "_Answer":
         """Judge the reply, the account being as `state` says, and write the answer."""
         judging = time.monotonic()
         judgement = judge(
@@ -477,6 +498,7 @@ class _Case:
             policy=self.policy,
             decider_serves_live=self.decider_serves_live,
             calibration=standing,
+            exposure=exposure,
         )
         if self.reply.degraded:
             judgement = replace(judgement, degraded=True)

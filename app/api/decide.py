@@ -8,6 +8,7 @@ time as on being judged, and none of them does anything for it.
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
@@ -24,6 +25,7 @@ from app.api.openapi import BEARER, answers, json_body, ticket_links
 from app.api.responses import DecisionResponse
 from app.api.runtime import Runtime, runtime_of
 from app.api.schemas import DecideRequest
+from app.begun import Begun
 from app.db.account_state import KnownAccount
 from app.db.api_keys import NO_API_KEY
 from app.db.engine import StoreUnavailable
@@ -31,8 +33,8 @@ from app.db.idempotency import Claim, KeyedRequest
 from app.db.vocabulary import Scope
 from app.domain.account import Account
 from app.domain.making import made_quickly
-from app.domain.market import Snapshot
 from app.domain.policy import PolicyError
+from app.service import Situation
 from app.tracing import span
 
 PATH: Final = "/decide"
@@ -76,7 +78,7 @@ async def decide(request: Request) -> Response:
         identity = await authenticator.authorize(request, Scope.DECIDE)
         question = await _read(request, limit=runtime.settings.max_body_bytes)
         identity.require_account(question.account.id)
-        return await _decide(runtime, request, question, identity=identity)
+        return await _decide(runtime, request, question, identity=identity, situation=question.situation(runtime))
     try:
         question = await _read(request, limit=runtime.settings.max_body_bytes)
     except ApiError:
@@ -85,16 +87,28 @@ async def decide(request: Request) -> Response:
         raise
     asking = time.monotonic()
     async with span("read state"):
-        identity, known = await authenticator.admit(
+        admitting = authenticator.admit(
             request,
             credentials,
             Scope.DECIDE,
             account_id=question.account.id,
             mode=question.account.mode,
-            as_of=question.snapshot.as_of,
+            as_of=question.as_of,
             held=[position.symbol for position in question.account.positions],
         )
-    return await _decide(runtime, request, question, identity=identity, known=known, store_s=time.monotonic() - asking)
+        # While the store answers, what needs no answer of it is done.
+        with Begun(admitting) as admitted:
+            situation = question.situation(runtime)
+            identity, known = await admitted
+    return await _decide(
+        runtime,
+        request,
+        question,
+        identity=identity,
+        situation=situation,
+        known=known,
+        store_s=time.monotonic() - asking,
+    )
 
 
 @made_quickly
@@ -103,10 +117,13 @@ class _Question:
     """Hold what a request asks; its deadline counts from `started`, a monotonic time in seconds."""
 
     body: bytes
+    sent: DecideRequest
     account: Account
-    snapshot: Snapshot
-    level: int | None
+    as_of: datetime
     started: float
+
+    def situation(self, runtime: Runtime) -> Situation:
+        return runtime.service.situation(account=self.account, snapshot=self.sent.to_snapshot())
 
 
 async def _read(request: Request, *, limit: int) -> _Question:
@@ -121,8 +138,9 @@ async def _read(request: Request, *, limit: int) -> _Question:
         sent = DecideRequest.model_validate_json(body)
     except ValidationError as error:
         raise invalid_body(error) from error
-    account, snapshot, level = sent.to_domain()
-    return _Question(body=body, account=account, snapshot=snapshot, level=level, started=started)
+    return _Question(
+        body=body, sent=sent, account=sent.account.to_domain(), as_of=sent.as_of.astimezone(UTC), started=started
+    )
 
 
 async def _decide(
@@ -131,6 +149,7 @@ async def _decide(
     question: _Question,
     *,
     identity: Identity,
+    situation: Situation,
     known: KnownAccount | None = None,
     store_s: float = 0.0,
 ) -> Response:
@@ -138,14 +157,13 @@ async def _decide(
     account, state = question.account, request.scope["state"]
     key = idempotency_key(request, mode=account.mode)
     try:
-        policy = runtime.service.policy_at(question.level)
+        policy = runtime.service.policy_at(question.sent.aggressiveness_level)
     except PolicyError as error:
         raise invalid([FieldError(field=error.setting, message=error.reason)]) from error
 
     async def judge(claim: Claim | None = None) -> bytes:
         body = await runtime.service.decide(
-            account=account,
-            snapshot=question.snapshot,
+            situation,
             policy=policy,
             request_body=question.body,
             request_id=state["request_id"],

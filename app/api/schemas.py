@@ -10,7 +10,16 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Final, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    WithJsonSchema,
+)
 
 from app.api.examples import DECIDE_REQUEST
 from app.domain.account import Account, AccountMode, Position
@@ -36,6 +45,8 @@ MAX_ACTIVITY: Final = 1_000
 MAX_LABEL: Final = 200
 EARLIEST: Final = datetime(1900, 1, 1, tzinfo=UTC)
 LATEST: Final = datetime(2200, 1, 1, tzinfo=UTC)
+EMPTY: Final[dict[str, JsonValue]] = {"default": []}
+"""What the schema says of a list that may be left out. As a default, each would be copied deeply for each request."""
 
 
 def printable(text: str) -> str:
@@ -140,8 +151,8 @@ class SymbolIn(RequestModel):
     market_cap: NonNegative | None = None
     pe_ratio: Number | None = None
     earnings_date: date | None = None
-    buckets: Annotated[list[Bucket], Field(max_length=MAX_BUCKETS)] = []
-    bars: Annotated[list[BarIn], Field(max_length=MAX_BARS)] = []
+    buckets: Annotated[list[Bucket], Field(max_length=MAX_BUCKETS, default_factory=list, json_schema_extra=EMPTY)]
+    bars: Annotated[list[BarIn], Field(max_length=MAX_BARS, default_factory=list, json_schema_extra=EMPTY)]
 
     def to_domain(self) -> SymbolSnapshot:
         return SymbolSnapshot(
@@ -179,7 +190,7 @@ class NewsIn(RequestModel):
     timestamp: Time | None = None
     relevance_score: Number | None = None
     sentiment_score: Number | None = None
-    symbols: Annotated[list[Label], Field(max_length=MAX_SYMBOLS)] = []
+    symbols: Annotated[list[Label], Field(max_length=MAX_SYMBOLS, default_factory=list, json_schema_extra=EMPTY)]
     event_type: Label = ""
 
     def to_domain(self) -> NewsItem:
@@ -203,7 +214,9 @@ class OptionsFlowIn(RequestModel):
     put_call_ratio: NonNegative | None = None
     net_premium: Number | None = None
     smart_money_sentiment: Label = ""
-    unusual_activity: Annotated[list[Activity], Field(max_length=MAX_ACTIVITIES)] = []
+    unusual_activity: Annotated[
+        list[Activity], Field(max_length=MAX_ACTIVITIES, default_factory=list, json_schema_extra=EMPTY)
+    ]
 
     def to_domain(self) -> OptionsFlow:
         return OptionsFlow(
@@ -263,21 +276,26 @@ class DecideRequest(RequestModel):
     account: AccountIn
     as_of: Time
     market: Annotated[list[SymbolIn], Field(min_length=1, max_length=MAX_SYMBOLS), AfterValidator(_unique_symbols)]
-    news: Annotated[list[NewsIn], Field(max_length=MAX_NEWS)] = []
-    options_flow: Annotated[list[OptionsFlowIn], Field(max_length=MAX_SYMBOLS)] = []
+    news: Annotated[list[NewsIn], Field(max_length=MAX_NEWS, default_factory=list, json_schema_extra=EMPTY)]
+    options_flow: Annotated[
+        list[OptionsFlowIn], Field(max_length=MAX_SYMBOLS, default_factory=list, json_schema_extra=EMPTY)
+    ]
     regime: Regime | None = None
     aggressiveness_level: Annotated[int, Field(ge=0, le=3)] | None = None
 
     def to_domain(self) -> tuple[Account, Snapshot, int | None]:
         """Give the account, the snapshot and the aggressiveness level asked for."""
-        snapshot = Snapshot(
+        return self.account.to_domain(), self.to_snapshot(), self.aggressiveness_level
+
+    def to_snapshot(self) -> Snapshot:
+        """Give the snapshot."""
+        return Snapshot(
             as_of=self.as_of.astimezone(UTC),
             market=tuple(symbol.to_domain() for symbol in self.market),
             news=tuple(item.to_domain() for item in self.news),
             options_flow=tuple(flow.to_domain() for flow in self.options_flow),
             regime=self.regime,
         )
-        return self.account.to_domain(), snapshot, self.aggressiveness_level
 
 
 def _exact(number: float) -> Decimal:

@@ -23,8 +23,7 @@ async def decide_locally(runtime: Runtime, body: bytes) -> bytes:
     try:
         account, snapshot, level = DecideRequest.model_validate_json(body).to_domain()
         return await runtime.service.decide(
-            account=account,
-            snapshot=snapshot,
+            runtime.service.situation(account=account, snapshot=snapshot),
             policy=runtime.service.policy_at(level),
             request_body=body,
             request_id=str(uuid_utils.uuid7()),

@@ -19,7 +19,7 @@ from app.domain.verdict import Judgement, RiskState, Ticket
 
 CENT: Final = Decimal("0.01")
 PRICE_DIGITS: Final = 6
-EXACT_IN_JSON: Final = Decimal(2**53)
+EXACT_IN_JSON: Final = 2**53
 LARGEST: Final = 1e300
 WIDE: Final = Context(prec=100, rounding=ROUND_HALF_EVEN)
 """Precise enough to write any sum of what a request may hold."""
@@ -56,8 +56,10 @@ def _exponent(value: Decimal) -> int:
 
 def _number(reading: Reading) -> int | float | str | None:
     if isinstance(reading, Decimal):
-        whole = abs(reading) <= EXACT_IN_JSON and reading == reading.to_integral_value()
-        return int(reading) if whole else finite(reading)
+        number = float(reading)
+        if number.is_integer() and abs(number) <= EXACT_IN_JSON and reading == int(number):
+            return int(number)
+        return finite(number)
     return reading
 
 
@@ -86,8 +88,8 @@ def decision_document(
         "as_of": utc_text(market.as_of),
         "decided_at": utc_text(judgement.decided_at),
         "valid_until": utc_text(judgement.valid_until),
-        "action": judgement.action.value,
-        "verdict": judgement.verdict.value,
+        "action": str(judgement.action),
+        "verdict": str(judgement.verdict),
         "should_execute": judgement.should_execute,
         "reason_code": judgement.reason_code,
         "degraded": judgement.degraded,
@@ -101,7 +103,7 @@ def decision_document(
             {
                 "symbol": summary.symbol,
                 "rank": summary.rank,
-                "verdict": summary.verdict.value,
+                "verdict": str(summary.verdict),
                 "ev_r": None if summary.ev_r is None else finite(summary.ev_r),
                 "blocked_by": list(summary.blocked_by),
             }
@@ -137,7 +139,7 @@ def ticket_document(ticket: Ticket) -> Json:
     return {
         "client_order_id": ticket.client_order_id,
         "symbol": ticket.symbol,
-        "side": ticket.side.value,
+        "side": str(ticket.side),
         "quantity": ticket.quantity,
         "entry_type": ticket.entry_type,
         "entry_price": _price_or_none(ticket.entry_price),
@@ -150,7 +152,7 @@ def ticket_document(ticket: Ticket) -> Json:
         "price_collar": (None if collar is None else {"low": price_text(collar.low), "high": price_text(collar.high)}),
         "stop_required": ticket.stop_required,
         "reduce_only": ticket.reduce_only,
-        "mode": ticket.mode.value,
+        "mode": str(ticket.mode),
     }
 
 
@@ -172,9 +174,9 @@ def proposal_document(proposed: Candidate | Manage | None) -> Json | None:
         }
     return {
         "symbol": proposed.symbol,
-        "direction": proposed.direction.value,
-        "setup": proposed.setup.value,
-        "entry_type": proposed.entry_type.value,
+        "direction": str(proposed.direction),
+        "setup": str(proposed.setup),
+        "entry_type": str(proposed.entry_type),
         "entry_price": _price_or_none(proposed.entry_price),
         "stop_loss": _price_or_none(proposed.stop_loss),
         "target_price": _price_or_none(proposed.target_price),
@@ -214,7 +216,7 @@ def calibration_document(judgement: Judgement) -> Json:
     """Write what the decider's record did: the calibrator's state, the p_win it gives, and any derating."""
     standing, p_win = judgement.calibration, judgement.p_win_calibrated
     return {
-        "state": standing.state.value,
+        "state": str(standing.state),
         "calibrator_id": standing.calibrator_id,
         "p_win_calibrated": None if p_win is None else finite(p_win),
         "derated": standing.derated,

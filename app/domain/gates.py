@@ -534,16 +534,13 @@ class Gate:
         """Evaluate the rule for one case."""
         if case.reduces and not self.holds_exits:
             return self.skip("a rule for entries")
-        return self._report(self.check(case))
+        status, observed, limit, code, detail = self.check(case)
+        told = None if code is None else str(code)
+        return _made(GateResult, (self.name, status, observed, limit, self.unit, told, detail))
 
     def skip(self, detail: str) -> GateResult:
         """Report that there was nothing to judge."""
-        return self._report(_not_applicable(detail))
-
-    def _report(self, finding: Finding) -> GateResult:
-        status, observed, limit, code, detail = finding
-        told = None if code is None else str(code)
-        return _made(GateResult, (self.name, status, observed, limit, self.unit, told, detail))
+        return GateResult(self.name, GateStatus.NOT_APPLICABLE, None, None, self.unit, None, detail)
 
 
 GATES: Final = (

@@ -214,14 +214,16 @@ def judge(
     policy: Policy,
     decider_serves_live: bool = True,
     calibration: SizingStanding = UNCALIBRATED,
+    exposure: Exposure | None = None,
 ) -> Judgement:
     """Judge one reply against the market, the account and the policy; the clock is `state.now`.
 
     Pure: the same arguments always give the same judgement. `calibration` is the decider's record: while its
     calibrator is on, edge, size and gates use the p_win it gives; while it is derated, no entry earns more than
-    the lowest size multiplier of its level.
+    the lowest size multiplier of its level. `exposure` is that of this account in this state, where it was measured
+    already; it is the same at any `state.now`.
     """
-    exposure = measure_exposure(account=account, market=market, state=state)
+    exposure = exposure or measure_exposure(account=account, market=market, state=state)
     court = _Court(
         decision_id=decision_id,
         market=market,
@@ -244,10 +246,16 @@ def judge(
 
 
 def entry_bounds(
-    *, market: MarketView, account: Account, state: AccountState, policy: Policy, decider_serves_live: bool = True
+    *,
+    market: MarketView,
+    account: Account,
+    state: AccountState,
+    policy: Policy,
+    decider_serves_live: bool = True,
+    exposure: Exposure | None = None,
 ) -> EntryBounds:
-    """State what an entry may be at most before anything is proposed, for the prompt."""
-    exposure = measure_exposure(account=account, market=market, state=state)
+    """State what an entry may be at most before anything is proposed, for the prompt; `exposure` as for `judge`."""
+    exposure = exposure or measure_exposure(account=account, market=market, state=state)
     case = Case(
         account=account,
         market=market,

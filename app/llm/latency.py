@@ -55,6 +55,11 @@ class Allowance:
         self._most = most
         self._saved = start
 
+    @property
+    def ever(self) -> bool:
+        """Tell whether one can ever be spent."""
+        return self._share > 0 or self._saved >= 1
+
     def earn(self) -> None:
         """Note one call."""
         self._saved = min(self._most, self._saved + self._share)

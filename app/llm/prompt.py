@@ -10,12 +10,12 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
 from functools import cache, lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -127,18 +127,41 @@ Bounds
 TEMPLATE: Final = "\n".join((SYSTEM_TEMPLATE, *MODES.values(), *EXITS.values(), USER_TEMPLATE))
 
 
-def build_prompt(*, policy: Policy, market: MarketView, account: Account, bounds: EntryBounds) -> Prompt:
-    """Render the prompt of one decision; equal arguments give equal bytes."""
+class Description(NamedTuple):
+    """Hold what a prompt tells of a market and an account: the data, and the names of inputs that nobody sent."""
+
+    data: Mapping[str, Any]
+    missing: Sequence[str]
+
+
+def describe(*, market: MarketView, account: Account) -> Description:
+    """Tell of a market and an account what needs no more than these."""
     missing: list[str] = []
     data = {
         "as_of": _moment(market.as_of),
         **_known({"regime": market.regime}, of="", missing=missing),
         "account": _account(account, market=market, missing=missing),
-        "full_buckets": bounds.full_buckets,
+        "full_buckets": (),
         "market": [_symbol(view, missing=missing) for view in market.symbols],
         **_news(market.news),
         "options_flow": [_flow(flow) for flow in market.options_flow[:MAX_FLOWS]],
     }
+    return Description(data=data, missing=missing)
+
+
+def build_prompt(
+    *,
+    policy: Policy,
+    market: MarketView,
+    account: Account,
+    bounds: EntryBounds,
+    description: Description | None = None,
+) -> Prompt:
+    """Render the prompt of one decision; equal arguments give equal bytes.
+
+    `description` is that of the market and the account, where it was made already.
+    """
+    data, missing = description or describe(market=market, account=account)
     full_buckets = set(bounds.full_buckets)
     full = [view.symbol for view in market.symbols if full_buckets and not full_buckets.isdisjoint(view.buckets)]
     return Prompt(
@@ -154,7 +177,7 @@ def build_prompt(*, policy: Policy, market: MarketView, account: Account, bounds
             risk_budget=_room(bounds.risk_budget_usd),
             full=", ".join(full) or "none",
             missing="MISSING: " + "\nMISSING: ".join(missing) if missing else "Nothing is missing.",
-            data=_json(data),
+            data=_json({**data, "full_buckets": bounds.full_buckets}),
         ),
     )
 

@@ -41,7 +41,7 @@ RETRY_PAUSE_S: Final = 0.05
 SAVED_HEDGES: Final = 5.0
 SAVED_RETRIES: Final = 5.0
 WARM_CONNECTIONS: Final = 4
-NO_TARGET: Final = "every target has failed too often of late"
+NO_TARGET: Final = failure(ModelFailure.UNAVAILABLE, "every target has failed too often of late")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ class _Race:
         self._last: tuple[Route, Reading] | None = None
         self.running: list[Running] = []
         self.calls: list[Call] = []
-        self.outcome: Proposal | DeciderFailure = failure(ModelFailure.UNAVAILABLE, NO_TARGET)
+        self.outcome: Proposal | DeciderFailure = NO_TARGET
 
     async def run(self) -> Call | None:
         """Return the call whose proposal counts; None when none does."""
@@ -292,7 +292,7 @@ class _Race:
 
     def _until_late_s(self) -> float | None:
         """Give the seconds until the one call under way is late; None where that would change nothing."""
-        if self._hedged or len(self.running) != 1:
+        if self._hedged or len(self.running) != 1 or not self._decider.hedges.ever:
             return None
         (item,) = self.running
         return max(0.0, item.call.started + self._late_after_s(item) - time.monotonic())
