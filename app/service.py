@@ -145,7 +145,7 @@ class DecisionService:
         account, market = situation.account, situation.market
         if known is None:
             reading = time.monotonic()
-            async with span("read state"):
+            with span("read state"):
                 known = await self._store.read_known(
                     account_id=account.id, mode=account.mode, as_of=market.as_of, held=_held(account)
                 )
@@ -165,7 +165,7 @@ class DecisionService:
             ),
             description=situation.description,
         )
-        async with span("propose") as proposing:
+        with span("propose") as proposing:
             reply = await self._propose(
                 prompt=prompt, market=market, account=account, policy=policy, api_key_id=api_key_id, started=started
             )
@@ -212,7 +212,7 @@ class DecisionService:
         """Judge by what is known of the account, and commit the verdict if that still holds; None where it does not."""
         with span("judge"):
             answer = case.judge(state=known.state_at(time.monotonic()), standing=standing, exposure=exposure)
-        async with span("record"):
+        with span("record"):
             recorded = await self._store.record_unchanged(
                 known,
                 answer.record(),
@@ -229,26 +229,24 @@ class DecisionService:
     async def _record_under_lock(self, case: "_Case", *, standing: SizingStanding, claim: Claim | None) -> "_Answer":
         """Judge while the account holds still, and commit the verdict with all that follows from it."""
         account = case.account
-        async with (
-            span("gating"),
-            self._store.gating(
+        with span("gating"):
+            async with self._store.gating(
                 account_id=account.id, mode=account.mode, as_of=case.market.as_of, held=_held(account)
-            ) as transaction,
-        ):
-            with span("judge"):
-                answer = case.judge(state=transaction.state, standing=standing)
-            async with span("record"):
-                await transaction.record(
-                    answer.record(),
-                    mark=answer.mark(),
-                    prompt=case.prompt_texts(),
-                    policy=case.policy_text(),
-                    reservation=answer.reservation(),
-                    forecast=answer.forecast(),
-                    calls=ended_calls(case.reply),
-                )
-                if claim is not None:
-                    await finish_key(transaction.connection, claim, decision_id=case.decision_id)
+            ) as transaction:
+                with span("judge"):
+                    answer = case.judge(state=transaction.state, standing=standing)
+                with span("record"):
+                    await transaction.record(
+                        answer.record(),
+                        mark=answer.mark(),
+                        prompt=case.prompt_texts(),
+                        policy=case.policy_text(),
+                        reservation=answer.reservation(),
+                        forecast=answer.forecast(),
+                        calls=ended_calls(case.reply),
+                    )
+                    if claim is not None:
+                        await finish_key(transaction.connection, claim, decision_id=case.decision_id)
         return answer
 
     async def close(self) -> None:

@@ -70,14 +70,6 @@ class Span:
     ) -> None:
         pass
 
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
-
     def child(self, name: str) -> "Span":  # noqa: ARG002 (for those that record)
         """Begin a part of this work."""
         return NOTHING

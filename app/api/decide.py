@@ -86,7 +86,7 @@ async def decide(request: Request) -> Response:
         await authenticator.authorize(request, Scope.DECIDE)
         raise
     asking = time.monotonic()
-    async with span("read state"):
+    with span("read state"):
         admitting = authenticator.admit(
             request,
             credentials,

@@ -55,12 +55,12 @@ def _exponent(value: Decimal) -> int:
 
 
 def _number(reading: Reading) -> int | float | str | None:
-    if isinstance(reading, Decimal):
-        number = float(reading)
-        if number.is_integer() and abs(number) <= EXACT_IN_JSON and reading == int(number):
-            return int(number)
-        return finite(number)
-    return reading
+    if not isinstance(reading, Decimal):
+        return reading
+    number = float(reading)
+    if not number.is_integer():
+        return number if -LARGEST <= number <= LARGEST else finite(number)
+    return int(number) if abs(number) <= EXACT_IN_JSON and reading == int(number) else finite(number)
 
 
 def finite(value: Decimal | float) -> float:

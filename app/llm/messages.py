@@ -15,7 +15,7 @@ A streamed call answers twice: `answered` when everything that is judged has arr
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
@@ -310,8 +310,12 @@ class Call:
                 response = await client.send(self._body, budget_s=self.budget_s, headers=self._span.headers())
                 try:
                     self._status = response.status_code
-                    self._note_request_id(response.headers.get(REQUEST_ID))
-                    return await self._receive(response)
+                    # Looked through once: each search of the library's reads all of them anew.
+                    headers = {
+                        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw
+                    }
+                    self._note_request_id(headers.get(REQUEST_ID))
+                    return await self._receive(response, headers)
                 finally:
                     await response.aclose()
         except (TimeoutError, client.sdk.APITimeoutError, client.http.TimeoutException) as error:
@@ -325,13 +329,12 @@ class Call:
                 raise
             return self._broken_off(error)  # their credentials' libraries raise what they like
 
-    async def _receive(self, response: "httpx2.Response") -> Reading:
-        kind = response.headers.get("content-type", "")
+    async def _receive(self, response: "httpx2.Response", headers: Mapping[str, str]) -> Reading:
         # Most replies are not compressed, and then there is nothing to undo.
-        coming = response.aiter_bytes() if CONTENT_ENCODING in response.headers else response.stream
+        coming = response.aiter_bytes() if CONTENT_ENCODING in headers else response.stream
         chunks = _bounded(cast("AsyncIterable[bytes]", coming))
         try:
-            if kind.partition(";")[0].strip().lower() == EVENT_STREAM:
+            if headers.get("content-type", "").partition(";")[0].strip().lower() == EVENT_STREAM:
                 return await self._receive_events(chunks)
             body = b"".join([chunk async for chunk in chunks])
         except _TooLongError as error:
