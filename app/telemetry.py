@@ -304,7 +304,7 @@ class _Lines:
             self._handler.acquire()
             try:
                 self._handler.stream.write(line)
-                self._handler.flush()
+                self._handler.stream.flush()
             finally:
                 self._handler.release()
         except Exception:
@@ -326,11 +326,10 @@ def _add_request(logger: WrappedLogger, name: str, event: EventDict) -> EventDic
 
 def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterable[str] = ()) -> None:
     """Send every log line of the process, uvicorn's too, to standard error in one form."""
-    shared: list[Processor] = [
+    ours: list[Processor] = [
         _add_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
     ]
     redact = Redactor(secrets)
@@ -347,7 +346,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterab
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *ours],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 lambda _logger, _name, event: finish(event),
@@ -355,7 +354,7 @@ def configure_logging(*, level: LogLevel, log_format: LogFormat, secrets: Iterab
         )
     )
     structlog.configure(
-        processors=shared,
+        processors=ours,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=lambda name: _Lines(name, finish=finish, handler=handler),
     )

@@ -167,6 +167,10 @@ def _not_applicable(detail: str) -> Finding:
 
 
 NO_SYMBOL: Final = _not_applicable("the snapshot does not hold the symbol")
+PAPER_ACCOUNT: Final = _not_applicable("paper account")
+NO_QUOTES: Final = _not_applicable("no quotes were sent")
+NO_MARKET_CAP: Final = _not_applicable("no market cap was sent")
+NO_BORROWING: Final = _not_applicable("a long entry borrows nothing")
 NO_PRICE: Final = _not_applicable("the proposal gives no usable entry")
 
 
@@ -186,7 +190,7 @@ def kill_switch(case: Case) -> Finding:
 def live_interlock(case: Case) -> Finding:
     """Keep live accounts locked until settings, decider and a person allow them."""
     if case.account.mode is not AccountMode.LIVE:
-        return _not_applicable("paper account")
+        return PAPER_ACCOUNT
     if not case.policy.live_allowed:
         return _blocks(Code.LIVE_NOT_ALLOWED, "live", "LIVE_ALLOWED=false")
     if not case.decider_serves_live:
@@ -227,7 +231,7 @@ def quotes(case: Case) -> Finding:
     if case.view.quote_fault is not None:
         return _blocks(Code.QUOTES_INCONSISTENT, detail=case.view.quote_fault)
     if case.view.bid is None:
-        return _not_applicable("no quotes were sent")
+        return NO_QUOTES
     return _passes(case.view.price, case.view.mid, "price and mid agree")
 
 
@@ -376,7 +380,7 @@ def market_cap(case: Case) -> Finding:
         return NO_SYMBOL
     size, limit = case.view.sent.market_cap, case.policy.min_market_cap
     if size is None:
-        return _not_applicable("no market cap was sent")
+        return NO_MARKET_CAP
     if size < limit:
         return _blocks(Code.MICROCAP, size, limit, "company too small")
     return _passes(size, limit)
@@ -387,7 +391,7 @@ def borrow(case: Case) -> Finding:
     if case.candidate is None or case.view is None:
         return NO_SYMBOL
     if case.candidate.is_long:
-        return _not_applicable("a long entry borrows nothing")
+        return NO_BORROWING
     shortable = case.view.sent.shortable
     if shortable is None:
         return _blocks(Code.MISSING_SHORTABLE, detail="whether it can be borrowed is not known")
@@ -581,6 +585,6 @@ def skip_gates(detail: str) -> tuple[GateResult, ...]:
 ACCOUNT_GATES: Final = (kill_switch, live_interlock, snapshot_fresh, daily_loss, weekly_loss)
 
 
-def judge_account_gates(case: Case) -> tuple[Finding, ...]:
-    """Evaluate the gates that block any entry whatever is proposed."""
-    return tuple(check(case) for check in ACCOUNT_GATES)
+def account_blocks(case: Case) -> list[str]:
+    """Give the codes of the gates that block any entry whatever is proposed."""
+    return [finding.code for check in ACCOUNT_GATES if (finding := check(case)).code is not None]

@@ -25,8 +25,7 @@ from app.domain.gates import (
     Case,
     Code,
     GateResult,
-    GateStatus,
-    judge_account_gates,
+    account_blocks,
     judge_gates,
     skip_gates,
     stop_fault,
@@ -267,11 +266,7 @@ def entry_bounds(
         exposure=exposure,
         reduces=False,
     )
-    blocked = [
-        finding.code
-        for finding in judge_account_gates(case)
-        if finding.status is GateStatus.BLOCK and finding.code is not None
-    ]
+    blocked = account_blocks(case)
     if exposure.unmarked:
         blocked.append(Code.MISSING_MARK)
     if exposure.unstopped:

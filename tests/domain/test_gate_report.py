@@ -17,11 +17,11 @@ from app.domain.gates import (
     Finding,
     Gate,
     GateStatus,
+    account_blocks,
     borrow,
     conviction,
     daily_loss,
     expected_value,
-    judge_account_gates,
     kill_switch,
     live_interlock,
     p_win,
@@ -568,13 +568,20 @@ def test_a_target_lies_on_the_profit_side_of_the_entry(changes: dict[str, Any], 
 
 def test_the_gates_of_the_account_are_those_that_no_proposal_can_pass() -> None:
     assert (kill_switch, live_interlock, snapshot_fresh, daily_loss, weekly_loss) == ACCOUNT_GATES
-    assert judge_account_gates(a_case()) == (
+    assert [check(a_case()) for check in ACCOUNT_GATES] == [
         Finding(status=PASS, observed="running"),
         Finding(status=SKIP, detail="paper account"),
         Finding(status=PASS, observed=D(0), limit=60),
         Finding(status=PASS, observed=D(0), limit=D("0.02"), detail="0.00 of 100000.00 USD"),
         Finding(status=PASS, observed=D(0), limit=D("0.05"), detail="0.00 of 100000.00 USD"),
-    )
+    ]
+    assert account_blocks(a_case()) == []
+
+
+def test_what_the_account_blocks_is_told_by_its_codes_in_the_order_of_the_gates() -> None:
+    late = a_state(halts=(a_halt(state=HaltState.HALTED),), now=AS_OF + timedelta(seconds=61))
+
+    assert account_blocks(a_case(state=late)) == [Code.HALTED, Code.STALE_SNAPSHOT]
 
 
 def test_a_reply_that_proposes_nothing_skips_every_gate_with_the_reason() -> None:
