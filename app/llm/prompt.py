@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Context, Decimal
 from functools import cache, lru_cache
@@ -128,10 +128,14 @@ TEMPLATE: Final = "\n".join((SYSTEM_TEMPLATE, *MODES.values(), *EXITS.values(), 
 
 
 class Description(NamedTuple):
-    """Hold what a prompt tells of a market and an account: the data, and the names of inputs that nobody sent."""
+    """Hold what a prompt tells of a market and an account: the data, also as written, and what nobody sent.
+
+    In both, no bucket is full: which are depends on what the store knows of the account.
+    """
 
     data: Mapping[str, Any]
-    missing: Sequence[str]
+    text: str
+    missing: str
 
 
 def describe(*, market: MarketView, account: Account) -> Description:
@@ -146,7 +150,8 @@ def describe(*, market: MarketView, account: Account) -> Description:
         **_news(market.news),
         "options_flow": [_flow(flow) for flow in market.options_flow[:MAX_FLOWS]],
     }
-    return Description(data=data, missing=missing)
+    told = "MISSING: " + "\nMISSING: ".join(missing) if missing else "Nothing is missing."
+    return Description(data=data, text=_json(data), missing=told)
 
 
 def build_prompt(
@@ -161,9 +166,11 @@ def build_prompt(
 
     `description` is that of the market and the account, where it was made already.
     """
-    data, missing = description or describe(market=market, account=account)
-    full_buckets = set(bounds.full_buckets)
-    full = [view.symbol for view in market.symbols if full_buckets and not full_buckets.isdisjoint(view.buckets)]
+    described = description or describe(market=market, account=account)
+    text, full = described.text, []
+    if bounds.full_buckets:
+        text = _json({**described.data, "full_buckets": bounds.full_buckets})
+        full = [view.symbol for view in market.symbols if not set(bounds.full_buckets).isdisjoint(view.buckets)]
     return Prompt(
         version=PROMPT_VERSION,
         template=TEMPLATE,
@@ -176,8 +183,8 @@ def build_prompt(
             weekly_room=_room(bounds.weekly_loss_room_usd),
             risk_budget=_room(bounds.risk_budget_usd),
             full=", ".join(full) or "none",
-            missing="MISSING: " + "\nMISSING: ".join(missing) if missing else "Nothing is missing.",
-            data=_json({**data, "full_buckets": bounds.full_buckets}),
+            missing=described.missing,
+            data=text,
         ),
     )
 
