@@ -95,3 +95,9 @@ def test_a_share_of_none_allows_none() -> None:
         allowance.earn()
 
     assert not allowance.spend()
+    assert not allowance.ever
+
+
+@pytest.mark.parametrize(("share", "start", "ever"), [(0.05, 0, True), (0.0, 1, True), (0.0, 0.5, False)])
+def test_whether_one_can_ever_be_spent_is_known_before(share: float, start: float, ever: bool) -> None:
+    assert Allowance(share, most=5, start=start).ever is ever
