@@ -166,6 +166,16 @@ async def test_a_pool_never_has_more_connections_than_it_may(database_url: str, 
     assert 1 <= open_now <= 3
 
 
+async def test_rows_are_compressed_by_lz4_where_the_server_has_it(pool: ConnectionPool, owner: Connection) -> None:
+    has_lz4 = await owner.fetchval(
+        "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    )
+    async with pool.connection() as connection:
+        used = await connection.fetchval("SHOW default_toast_compression")
+
+    assert used == ("lz4" if has_lz4 else "pglz")
+
+
 async def test_a_statement_that_takes_too_long_is_unavailable(pool: ConnectionPool) -> None:
     with pytest.raises(StoreUnavailable, match="canceling statement due to statement timeout"):
         async with pool.connection() as connection:
