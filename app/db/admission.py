@@ -7,10 +7,10 @@ whether the key is good for it: what was read is the caller's only when the key 
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
 
 from app.db.account_state import (
     STATE_COLUMNS,
+    STATE_COLUMNS_HOLDING_NOTHING,
     STATE_SOURCE,
     KnownAccount,
     known_account_of_row,
@@ -21,9 +21,9 @@ from app.db.engine import ConnectionPool
 from app.domain.account import AccountMode
 
 _CTES, _KEY_COLUMNS = found_and_counted("$9", "$10", "$11")
-_ADMIT: Final = (
-    f"WITH {_CTES} SELECT {_KEY_COLUMNS}, {STATE_COLUMNS} "  # noqa: S608 (constants)
-    f"FROM {STATE_SOURCE} LEFT JOIN found ON true"
+_ADMIT, _ADMIT_HOLDING_NOTHING = (
+    f"WITH {_CTES} SELECT {_KEY_COLUMNS}, {columns} FROM {STATE_SOURCE} LEFT JOIN found ON true"  # noqa: S608 (constants)
+    for columns in (STATE_COLUMNS, STATE_COLUMNS_HOLDING_NOTHING)
 )
 
 
@@ -57,7 +57,7 @@ async def admit(
     """
     async with pool.connection() as connection:
         row = await connection.fetchrow(
-            _ADMIT,
+            _ADMIT if held else _ADMIT_HOLDING_NOTHING,
             *state_arguments(account_id=account_id, mode=mode, as_of=as_of, held=held),
             *key_arguments(credentials),
             requests_per_minute,

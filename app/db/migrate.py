@@ -6,7 +6,7 @@ from typing import Final
 import app
 from app.db.engine import Connection
 
-_HEAD_REVISION: Final = "0012"
+_HEAD_REVISION: Final = "0013"
 
 
 class MigrationsMissing(Exception):  # noqa: N818

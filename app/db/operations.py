@@ -77,18 +77,19 @@ class _Shape(NamedTuple):
     guarded: bool
 
 
-def _further(end: str, sign: str) -> str:
+def _further(end: str, sign: str, furthest: str) -> str:
     """Set one end of a day's marks to the new one, if that lies further out by time and decision."""
     new, old = (f"({row}.{end}_as_of, {row}.{end}_decision_id)" for row in ("excluded", "known"))
-    columns = (f"{end}_{column}" for column in ("as_of", "decision_id", "equity_usd"))
-    return ", ".join(
+    columns = (f"{end}_{column}" for column in ("decision_id", "equity_usd"))
+    return f"{end}_as_of = {furthest}(known.{end}_as_of, excluded.{end}_as_of), " + ", ".join(
         f"{column} = CASE WHEN {new} {sign} {old} THEN excluded.{column} ELSE known.{column} END" for column in columns
     )
 
 
 # Marks may come in any order of their times. `greatest` ignores what is NULL.
 _JOIN_DAY: Final = (
-    f"ON CONFLICT (account_id, mode, day) DO UPDATE SET {_further('first', '<')}, {_further('last', '>')},"
+    "ON CONFLICT (account_id, mode, day) DO UPDATE SET"
+    f" {_further('first', '<', 'least')}, {_further('last', '>', 'greatest')},"
     " day_loss_usd = greatest(known.day_loss_usd, excluded.day_loss_usd),"
     " week_loss_usd = greatest(known.week_loss_usd, excluded.week_loss_usd),"
     " approved_entry = known.approved_entry OR excluded.approved_entry"
@@ -131,10 +132,9 @@ def _record_statement(shape: _Shape) -> str:
             f" AND {place['decided_at']} > clock_timestamp() - {place['judged_within']}::interval"
             f" AND {place['read_at']} > clock_timestamp() - {place['read_within']}::interval RETURNING account_id)"
         )
-    parts.append(f"decision_row AS ({insert('llm_decisions', of_decision(*_DECISION))})")
+    mark = own("mark", _OF_MARK) if shape.marks else {}
+    parts.append(f"decision_row AS ({insert('llm_decisions', of_decision(*_DECISION) | mark)})")
     if shape.marks:
-        mark = of_decision(*_OF_DECISION, "as_of", "approved_entry") | own("mark", _OF_MARK)
-        parts.append(f"mark_row AS ({insert('account_marks', mark)})")
         day = of_decision("account_id", "mode", "day", "approved_entry", first_as_of="as_of", last_as_of="as_of")
         day |= of_decision(first_decision_id="decision_id", last_decision_id="decision_id")
         day |= {f"{end}_equity_usd": place["mark.equity_usd"] for end in ("first", "last")}

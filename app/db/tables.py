@@ -11,7 +11,8 @@ What holds everywhere:
   records a decision does, `llm_decisions` alone refuses for all.
 * `numeric` and `double precision` know NaN and infinity, and NaN sorts above everything: `x < 'Infinity'`
   refuses both.
-* The service acts as `APP_ROLE`. It may read and append everywhere, and change only what `UPDATABLE` names.
+* The service acts as `APP_ROLE`. It may read and append everywhere but in `READ_ONLY`, and change only what
+  `UPDATABLE` names.
 * `APPEND_ONLY` tables refuse UPDATE even from their owner, and DELETE and TRUNCATE unless the transaction
   said `SET LOCAL tradeverdict.retention = 'on'`: that is how old decisions are removed, on purpose.
 * `NEVER_REMOVED` tables hold what decisions name. Nothing of them is deleted, not by their owner either, so decisions
@@ -24,6 +25,7 @@ from typing import Any, Final
 
 from sqlalchemy import (
     ARRAY,
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -43,6 +45,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     text,
 )
 from sqlalchemy.dialects.postgresql import DOMAIN, JSON, TIMESTAMP, UUID
@@ -103,6 +106,11 @@ def _word(name: str, members: Iterable[str]) -> DOMAIN:
 
 def _all_or_none(name: str, *columns: str) -> CheckConstraint:
     return CheckConstraint(f"num_nulls({', '.join(columns)}) IN (0, {len(columns)})", name=name)
+
+
+def _both_or_none(one: str, other: str) -> str:
+    """Say what `_all_or_none` says of two columns, in what PostgreSQL reads in less time."""
+    return f"({one} IS NULL) = ({other} IS NULL)"
 
 
 _AccountMode: Final = _word("account_mode", AccountMode)
@@ -211,6 +219,10 @@ llm_decisions = Table(
     Column("latency_ms", Integer, nullable=False),
     Column("request_id", Text),
     Column("api_key_id", Text),
+    # What the request showed of its account: its mark, NULL where it leaves none. `account_days` refuses for these.
+    Column("equity_usd", Numeric),
+    Column("day_loss_usd", Numeric),
+    Column("week_loss_usd", Numeric),
     # An order goes out exactly with an approval.
     CheckConstraint("(verdict IN ('approved', 'resized')) = (ticket IS NOT NULL)", name="ticket"),
     # Newest first, for each filter of GET /decisions; the id breaks ties and is the cursor.
@@ -222,13 +234,11 @@ llm_decisions = Table(
     postgresql_with={"toast_tuple_target": 8160},
 )
 
-_DAY: Final = "(as_of AT TIME ZONE 'UTC')::date"
-
-account_marks = Table(
-    "account_marks",
+account_marks_before = Table(
+    "account_marks_before",
     metadata,
-    # What each decision showed of its account, and whether it let it enter a trade. This log is what `account_days` is
-    # made of, and could be made of again; nothing else reads it.
+    # The marks of decisions from before revision 0013. `account_marks` shows them with the later ones, each of which
+    # stands in the row of its decision.
     Column("decision_id", UUID, primary_key=True),
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
@@ -244,28 +254,43 @@ account_days = Table(
     metadata,
     # The marks of an account, one row for each UTC day of their `as_of`: the first and the last by time and decision,
     # the deepest losses, and whether one of them was an approved entry. Baselines, deepest losses and sessions are
-    # read off a few of these rows, however many marks there are. The marks' own CHECKs hold for them.
+    # read off a few of these rows, however many marks there are. They refuse for the marks of `llm_decisions` too.
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("day", Date, nullable=False),
     _time("first_as_of"),
     Column("first_decision_id", UUID, nullable=False),
-    Column("first_equity_usd", Numeric, nullable=False),
+    Column("first_equity_usd", _PositiveAmount, nullable=False),
     _time("last_as_of"),
     Column("last_decision_id", UUID, nullable=False),
-    Column("last_equity_usd", Numeric, nullable=False),
-    Column("day_loss_usd", Numeric),
-    Column("week_loss_usd", Numeric),
+    Column("last_equity_usd", _PositiveAmount, nullable=False),
+    Column("day_loss_usd", _Amount),
+    Column("week_loss_usd", _Amount),
     Column("approved_entry", Boolean, nullable=False),
     PrimaryKeyConstraint("account_id", "mode", "day"),
     # Each decision changes its row, in the same page while that has room.
     postgresql_with={"fillfactor": 70},
 )
 
+ACCOUNT_MARKS: Final = """
+CREATE VIEW account_marks AS
+SELECT decision_id, account_id, mode, as_of, equity_usd, day_loss_usd, week_loss_usd, approved_entry
+FROM account_marks_before
+UNION ALL
+SELECT
+    decision_id, account_id, mode, as_of, equity_usd, day_loss_usd, week_loss_usd,
+    action = 'trade' AND verdict IN ('approved', 'resized')
+FROM llm_decisions WHERE equity_usd IS NOT NULL
+"""
+"""What each decision showed of its account, and whether it let it enter a trade: what `account_days` is made of, and
+could be made of again. Nothing is judged by it."""
+event.listen(metadata, "after_create", DDL(ACCOUNT_MARKS))  # type: ignore[no-untyped-call]
+
 reservations = Table(
     "reservations",
     metadata,
-    Column("decision_id", UUID, ForeignKey("llm_decisions.decision_id"), primary_key=True),
+    # No foreign key: the statement that records the decision makes this row too (docs/adr/0017).
+    Column("decision_id", UUID, primary_key=True),
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     Column("symbol", Text, nullable=False),
@@ -294,7 +319,7 @@ reservations = Table(
     _time("unprotected_at", nullable=True),
     _time("released_at", nullable=True),
     Column("release_reason", _ReleaseReason),
-    _all_or_none("release", "released_at", "release_reason"),
+    CheckConstraint(_both_or_none("released_at", "release_reason"), name="release"),
     # What may still be live, however many reservations there ever were.
     Index(
         "reservations_unfilled",
@@ -490,7 +515,7 @@ forecasts = Table(
     Column("account_id", Text, nullable=False),
     Column("mode", Text, nullable=False),
     _time("as_of"),
-    Column("day", Date, Computed(_DAY, persisted=True), nullable=False),
+    Column("day", Date, Computed("(as_of AT TIME ZONE 'UTC')::date", persisted=True), nullable=False),
     Column("decider", Text, nullable=False),
     Column("prompt_hash", Text, nullable=False),
     Column("setup", Text, nullable=False),
@@ -524,9 +549,12 @@ forecasts = Table(
     Column("executed_exit_price", Numeric),
     Column("realized_usd", Numeric),
     Column("fees_usd", Numeric),
-    CheckConstraint("(paper_state = 'resolved') = (paper_outcome IS NOT NULL)", name="paper_resolved"),
-    _all_or_none("paper", "paper_outcome", "paper_r"),
-    _all_or_none("executed", "executed_outcome", "executed_r"),
+    # What bars and events say is whole or not there; one CHECK, for each is read anew by every statement.
+    CheckConstraint(
+        f"{_both_or_none('paper_outcome', 'paper_r')} AND {_both_or_none('executed_outcome', 'executed_r')}"
+        " AND (paper_outcome IS NULL) = (paper_state <> 'resolved')",
+        name="labels",
+    ),
     # What bars of a symbol may resolve.
     Index("forecasts_by_symbol", "symbol", "account_id", "as_of"),
     Index(
@@ -768,12 +796,15 @@ APPEND_ONLY: Final = (
     "prompts",
     "policies",
     "llm_decisions",
-    "account_marks",
+    "account_marks_before",
     "decision_events",
     "calibrators",
     "calibration_metrics",
     "model_calls",
 )
+
+READ_ONLY: Final = ("account_marks_before", "account_marks")
+"""Nothing is appended to these: a table that has its successor, and the view of both."""
 
 NEVER_REMOVED: Final = ("accounts", "prompts", "policies")
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 
 import pytest
 
@@ -32,7 +33,11 @@ def on(day: int, hour: int = 12) -> datetime:
 
 
 async def ask(store: Store, *, as_of: datetime = AS_OF, mode: AccountMode = AccountMode.PAPER) -> AccountState:
-    return await store.read_state(account_id="paper-1", mode=mode, as_of=as_of, held=("NVDA", "AAPL"))
+    state = await store.read_state(account_id="paper-1", mode=mode, as_of=as_of, held=("NVDA", "AAPL"))
+    # Who holds nothing is answered by another statement.
+    holding_nothing = await store.read_state(account_id="paper-1", mode=mode, as_of=as_of)
+    assert holding_nothing == replace(state, now=holding_nothing.now, position_buckets=MappingProxyType({}))
+    return state
 
 
 async def marked(store: Store, as_of: datetime, showing: AccountMark, **changes: object) -> DecisionRecord:

@@ -21,6 +21,7 @@ from tests.db.builders import AS_OF, POLICY, PROMPT, decision, forecast, mark, r
 from tests.deploy.test_scaling import block
 
 BEFORE = "0011"
+AFTER = "0012"
 TABLES = ("llm_decisions", "account_marks", "reservations", "forecasts", "gate_sums", "decision_counts", "model_calls")
 FIRST_OWN_OID = 16384
 """From here on types are not PostgreSQL's own."""
@@ -58,12 +59,13 @@ async def rows(connection: Connection) -> dict[str, list[asyncpg.Record]]:
 
 @pytest.fixture(params=[False, True], ids=["whole", "partitioned"])
 async def migrations(request: pytest.FixtureRequest, store: Store, owner: Connection, database_url: str) -> Config:
-    """Of a database of one decision, whose table of decisions is whole or in parts."""
+    """Of a database of one decision, whose table of decisions is whole or in parts, at the revision of the types."""
     await record_everything(store)
     if request.param:
         await owner.execute(block("partition, once"))
     config = Config(migrations_ini())
     config.attributes["url"] = database_url
+    await asyncio.to_thread(command.downgrade, config, AFTER)
     return config
 
 
@@ -77,7 +79,7 @@ async def test_what_is_stored_stays_as_it_is_in_the_files_where_it_is(migrations
     assert await owner.fetch(FILES) == files
     assert await owner.fetchval("SELECT count(*) FROM pg_type WHERE typtype = 'd' AND typname = 'amount'") == 0
 
-    await asyncio.to_thread(command.upgrade, migrations, "head")
+    await asyncio.to_thread(command.upgrade, migrations, AFTER)
 
     assert await rows(owner) == kept
     assert await owner.fetch(FILES) == files

@@ -24,11 +24,11 @@ from app.db.embedded import EmbeddedPostgres
 from app.db.engine import APP_ROLE, Connection, ConnectionPool, StoreUnavailable
 from app.db.migrate import MigrationsMissing, current_revision, head_revision, migrations_ini
 from app.db.operations import Store
-from app.db.tables import APPEND_ONLY, NEVER_REMOVED, UPDATABLE, metadata
+from app.db.tables import APPEND_ONLY, NEVER_REMOVED, READ_ONLY, UPDATABLE, metadata
 from tests.db.builders import AS_OF, decision, mark, reservation, stored
 
 WRITTEN_BY_EVERY_DECISION = (
-    *("accounts", "llm_decisions", "account_marks", "reservations", "forecasts"),
+    *("accounts", "llm_decisions", "account_days", "reservations", "forecasts"),
     *("gate_sums", "decision_counts", "model_calls"),
 )
 
@@ -46,6 +46,9 @@ CATALOG = {
         SELECT indrelid::regclass::text, pg_get_indexdef(indexrelid, 0, true) FROM pg_index
         JOIN pg_class ON pg_class.oid = indexrelid
         WHERE relnamespace = to_regnamespace(:schema) AND indrelid::regclass::text <> 'alembic_version'
+    """,
+    "views": """
+        SELECT viewname, definition FROM pg_views WHERE schemaname = :schema
     """,
     "storage": """
         SELECT relname, relpersistence, reloptions::text FROM pg_class
@@ -177,7 +180,8 @@ class TestTheServicesRole:
             assert await connection.fetchval("SELECT current_user") == APP_ROLE
 
     async def test_may_read_and_append_everywhere_and_change_only_what_is_listed(self, owner: Connection) -> None:
-        tables = {"alembic_version": {"SELECT"}, **{table: {"SELECT", "INSERT"} for table in metadata.tables}}
+        tables = {table: {"SELECT", "INSERT"} for table in metadata.tables}
+        tables |= {table: {"SELECT"} for table in ("alembic_version", *READ_ONLY)}
         granted = await owner.fetch(
             "SELECT table_name, array_agg(privilege_type::text) AS privileges"
             " FROM information_schema.role_table_grants WHERE grantee = $1 GROUP BY table_name",

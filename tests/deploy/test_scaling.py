@@ -111,8 +111,8 @@ async def test_retention_removes_what_is_old_and_leaves_what_is_open_or_counted(
     assert await left(owner) == kept
     assert await left(owner, "reservations") == kept
     assert await left(owner, "decision_events") == {claimed.decision_id, recent.decision_id}
-    # Marks of a day long past are gone, the recent ones are there; what calibration is computed from is all there.
-    assert await left(owner, "account_marks") == {recent.decision_id, newer_amd.decision_id}
+    # Marks go with their decisions, and what was made of them with its day; what calibration is computed from is there.
+    assert await left(owner, "account_marks") == kept
     assert await owner.fetchval("SELECT array_agg(day) FROM account_days") == [RECENT.date()]
     assert await left(owner, "forecasts") == {superseded.decision_id}
     assert await owner.fetch("SELECT * FROM decision_counts ORDER BY day, verdict") == counted
@@ -179,6 +179,7 @@ async def test_a_partitioned_store_is_the_schema_that_was_and_decides_on(
     ]
     for record in (before, *later):
         assert (await get_decision(pool, record.decision_id)) is not None
+    assert await left(owner, "account_marks") == {record.decision_id for record in (before, *later)}
     # It is as append-only as before, for the owner and for the service.
     with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
         await owner.execute("DELETE FROM llm_decisions")
@@ -198,6 +199,7 @@ async def test_a_partition_goes_when_retention_has_emptied_it_and_not_before(sto
     await owner.execute(block("partition, once"))
     later = await stored(store, decided(NOW + timedelta(days=400), 2), reserving=lapsed(NOW))
 
+    marks = await owner.fetch("SELECT * FROM account_marks ORDER BY decision_id")
     with pytest.raises(asyncpg.RaiseError, match="still holds decisions"):
         await owner.execute(block("partition, dropped"))
     await owner.execute("ROLLBACK")
@@ -206,6 +208,7 @@ async def test_a_partition_goes_when_retention_has_emptied_it_and_not_before(sto
 
     assert await left(owner) == {later.decision_id}
     assert old.decision_id != later.decision_id
+    assert await owner.fetch("SELECT * FROM account_marks") == marks[1:]
     assert await owner.fetchval("SELECT to_regclass('llm_decisions_before')") is None
 
 
