@@ -1,54 +1,36 @@
-"""Carry the SDK's requests over aiohttp: the same requests, for a fifth of the processor time.
+"""Carry the SDK's requests over connections of our own: the same requests, for a fraction of the processor time.
 
 An HTTP client of httpx2 passes each request through what redirects, cookies, authentication flows and hooks need. A
-call of a model has none of these, so `LeanHttpClient` hands what the SDK built straight to aiohttp, and gives back what
-came as the response that the SDK expects, with the errors that httpx2 would have raised.
+call of a model has none of these, so `LeanHttpClient` writes what the SDK built straight to a connection (http1), and
+gives back what came as the response that the SDK expects, with the errors that httpx2 would have raised.
 
 What the SDK builds is the same for each call of a target, but for the body and what a call says of itself. So
 `WrittenOnce`, a middleware of the SDK, lets it build the first request, and has later calls sent in the same words.
 """
 
-import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import aiohttp
 import anthropic
 import httpx2
-from yarl import URL
 
+from app.llm.http1 import WITHOUT_BODY, Body, Header, Origin, Pool, write_beginning, write_lines
 from app.tracing import REQUEST_ID_HEADER, TRACEPARENT_HEADER
 
-ENCODINGS: Final = "gzip, deflate"
+ENCODINGS: Final = (b"Accept-Encoding", b"gzip, deflate")
 """What a response may be compressed with: httpx2 undoes these without further packages."""
 OF_ONE_CALL: Final = frozenset(
-    {
+    name.encode()
+    for name in (
         "x-stainless-timeout",
         "x-stainless-read-timeout",
         "x-stainless-retry-count",
         TRACEPARENT_HEADER,
         REQUEST_ID_HEADER,
-    }
+    )
 )
 """What the SDK and we say of one call, in lower case."""
-OURS_TO_SET: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-"""Headers that aiohttp would add by itself."""
-PROBED_AFTER_S: Final = 60
-"""A silent connection is probed this often, so that what stands between forgets none that is kept."""
-LONGEST_HEADER: Final = 65_536
-
-# The first that fits is raised; a class stands before those that it is a kind of.
-_ERRORS: Final[tuple[tuple[type[Exception], type[httpx2.TransportError]], ...]] = (
-    (aiohttp.ConnectionTimeoutError, httpx2.ConnectTimeout),
-    (aiohttp.ServerTimeoutError, httpx2.ReadTimeout),
-    (aiohttp.ClientConnectorError, httpx2.ConnectError),
-    (aiohttp.ServerDisconnectedError, httpx2.RemoteProtocolError),
-    (aiohttp.ClientConnectionError, httpx2.ReadError),
-    (aiohttp.ClientPayloadError, httpx2.RemoteProtocolError),
-    (aiohttp.ClientResponseError, httpx2.RemoteProtocolError),
-    (aiohttp.InvalidURL, httpx2.UnsupportedProtocol),
-    (OSError, httpx2.ReadError),
-)
+ALPN: Final = ["http/1.1"]
 
 
 class LeanHttpClient(httpx2.AsyncClient):
@@ -62,7 +44,8 @@ class LeanHttpClient(httpx2.AsyncClient):
         self._max_connections = max_connections
         self._keepalive_s = keepalive_s
         self._tls = httpx2.create_ssl_context()
-        self._session: aiohttp.ClientSession | None = None
+        self._tls.set_alpn_protocols(ALPN)
+        self._pool: Pool | None = None
 
     def build_request(  # type: ignore[override]
         self,
@@ -97,73 +80,70 @@ class LeanHttpClient(httpx2.AsyncClient):
         Raises:
             httpx2.TransportError: it could not be sent, or not be answered in time.
         """
-        response = await self.exchange(
-            request,
-            url=URL(str(request.url), encoded=True),
-            headers=[*_texts(request.headers), ("Accept-Encoding", ENCODINGS)],
-            body=request.stream.content if isinstance(request.stream, _Body) else await request.aread(),
-            limits=request.extensions["timeout"],
-        )
+        written = Written(request, headers=[*request.headers.raw, ENCODINGS])
+        body = request.stream.content if isinstance(request.stream, _Body) else await request.aread()
+        response = await self.exchange(written, body=body, limits=request.extensions["timeout"])
         if not stream:
             await response.aread()
         return response
 
     async def exchange(
-        self,
-        request: httpx2.Request,
-        *,
-        url: URL,
-        headers: Iterable[tuple[str, str]],
-        body: bytes,
-        limits: httpx2.Timeout,
+        self, written: "Written", *, own: Mapping[str, str] | None = None, body: bytes, limits: httpx2.Timeout
     ) -> httpx2.Response:
-        """Send a body under these headers; give the response, whose body is to be read or closed.
+        """Send a body in the words of a request; give the response, whose body is to be read or closed.
 
-        `request` stands for what was sent in errors and in the response.
+        `own` are headers of this call alone. The request that was written stands for what was sent in errors and in
+        the response.
 
         Raises:
             httpx2.TransportError: it could not be sent, or not be answered in time.
         """
-        try:
-            answer = await self._open_session().request(
-                request.method,
-                url,
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                skip_auto_headers=OURS_TO_SET,
-                timeout=_limits(limits),
+        pool = self._pool
+        if pool is None:  # made when it is first needed, for it belongs to the loop that runs then
+            pool = self._pool = Pool(
+                max_connections=self._max_connections, keepalive_s=self._keepalive_s, tls=self._tls
             )
-        except Exception as error:
-            _raise_ours(error, request)
+        request = written.request
+        try:
+            head = written.head(own, length=len(body))
+            exchange = await pool.exchange(written.origin, head, body, limits=limits, headless=request.method == "HEAD")
+        except httpx2.TransportError as error:
+            error.request = request
             raise
-        return httpx2.Response(
-            answer.status, headers=answer.raw_headers, stream=_Answered(answer, request=request), request=request
+        return _Response(
+            exchange.status, headers=exchange.headers, stream=Body(exchange, request=request), request=request
         )
 
     async def aclose(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
+        if self._pool is not None:
+            await self._pool.aclose()
         await super().aclose()
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        # Made when it is first needed, for it belongs to the loop that runs then.
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=self._max_connections,
-                    keepalive_timeout=self._keepalive_s,
-                    ssl=self._tls,
-                    socket_factory=_probed_socket,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                max_line_size=LONGEST_HEADER,
-                max_field_size=LONGEST_HEADER,
-                timeout=aiohttp.ClientTimeout(),
-            )
-        return self._session
+
+class Written:
+    """Hold a request as it is sent, all but the body and what a call says of itself.
+
+    Raises:
+        httpx2.TransportError: it is none that can be sent.
+    """
+
+    def __init__(self, request: httpx2.Request, *, headers: Iterable[Header]) -> None:
+        self.request = request
+        self.origin = Origin.of(request.url)
+        self._beginning = write_beginning(request.method, request.url, headers)
+        self._bare = request.method in WITHOUT_BODY
+
+    def head(self, own: Mapping[str, str] | None, *, length: int) -> bytes:
+        """Write the head of one call.
+
+        Raises:
+            httpx2.LocalProtocolError: a header would not be read as what it is.
+        """
+        lines = write_lines((name.encode(), value.encode()) for name, value in own.items()) if own else b""
+        if length == 0 and self._bare:
+            return b"%b%b\r\n" % (self._beginning, lines)
+        return b"%b%bContent-Length: %d\r\n\r\n" % (self._beginning, lines, length)
 
 
 class WrittenOnce(anthropic.Middleware):
@@ -176,7 +156,7 @@ class WrittenOnce(anthropic.Middleware):
 
     def __init__(self, http_client: LeanHttpClient) -> None:
         self._http_client = http_client
-        self._written: _Written | None = None
+        self._written: Written | None = None
         self.options: Any = None
 
     async def handle_async(self, request: anthropic.APIRequest, call_next: anthropic.AsyncCallNext) -> Any:
@@ -189,13 +169,12 @@ class WrittenOnce(anthropic.Middleware):
         if written is None:
             response: Any = await call_next(request)
             self.options = request.options
-            self._written = _Written(response.request)
+            self._written = _of_all_calls(response.request)
             return response
         try:
             return await self._http_client.exchange(
-                written.request,
-                url=written.url,
-                headers=[*written.headers, *request.options.headers.items()],  # type: ignore[union-attr]
+                written,
+                own=request.options.headers,  # type: ignore[arg-type]
                 body=request.options.content,  # type: ignore[arg-type]
                 limits=request.options.timeout,  # type: ignore[arg-type]
             )
@@ -205,18 +184,19 @@ class WrittenOnce(anthropic.Middleware):
             raise anthropic.APIConnectionError(request=written.request) from error
 
 
-class _Written:
-    """Hold what one request of the SDK's says that is true of the next one too."""
-
-    def __init__(self, request: httpx2.Request) -> None:
-        self.request = request
-        self.url = URL(str(request.url), encoded=True)
-        same = [header for header in _texts(request.headers) if header[0].lower() not in OF_ONE_CALL]
-        self.headers = (*same, ("Accept-Encoding", ENCODINGS))
-
-
 class _Unused(httpx2.AsyncBaseTransport):
     """Stand where httpx2 would open its own connections."""
+
+
+class _Response(httpx2.Response):
+    """Close without a context for errors: those of a body know their request."""
+
+    stream: Body
+
+    async def aclose(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            await self.stream.aclose()
 
 
 class _Body(httpx2.ByteStream):
@@ -227,49 +207,7 @@ class _Body(httpx2.ByteStream):
         self.content = content
 
 
-class _Answered(httpx2.AsyncByteStream):
-    """Read a response as it comes."""
-
-    def __init__(self, answer: aiohttp.ClientResponse, *, request: httpx2.Request) -> None:
-        self._answer = answer
-        self._request = request
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        try:
-            async for chunk in self._answer.content.iter_any():
-                yield chunk
-        except Exception as error:
-            _raise_ours(error, self._request)
-            raise
-
-    async def aclose(self) -> None:
-        # What was read to its end has given its connection back already; any other is of no use any more.
-        self._answer.close()
-
-
-def _limits(limits: httpx2.Timeout) -> aiohttp.ClientTimeout:
-    """Write limits as aiohttp knows them; its `sock_connect` leaves out the search for the address, so both bound."""
-    whole = min((limit for limit in (limits.pool, limits.connect) if limit is not None), default=None)
-    return aiohttp.ClientTimeout(connect=whole, sock_connect=limits.connect, sock_read=limits.read)
-
-
-def _probed_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Make a socket whose connection is probed while it is idle, as those of the SDK's own client are."""
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family=family, type=kind, proto=protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", PROBED_AFTER_S), ("TCP_KEEPINTVL", PROBED_AFTER_S), ("TCP_KEEPCNT", 5)):
-        if hasattr(socket, name):  # not every system lets them be set
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
-
-
-def _texts(headers: httpx2.Headers) -> list[tuple[str, str]]:
-    return [(name.decode("ascii"), value.decode("latin-1")) for name, value in headers.raw]
-
-
-def _raise_ours(error: Exception, request: httpx2.Request) -> None:
-    """Raise the error that httpx2 has for one of aiohttp's; what is none of those is a bug, and stays what it is."""
-    for theirs, ours in _ERRORS:
-        if isinstance(error, theirs):
-            raise ours(str(error), request=request) from error
+def _of_all_calls(request: httpx2.Request) -> Written:
+    """Write what one request of the SDK's says that is true of the next one too."""
+    same = [header for header in request.headers.raw if header[0].lower() not in OF_ONE_CALL]
+    return Written(request, headers=[*same, ENCODINGS])

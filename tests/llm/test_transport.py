@@ -1,4 +1,4 @@
-"""The SDK's requests over aiohttp: the same on the wire, and the same errors, as over the SDK's own client."""
+"""The SDK's requests over our connections: on the wire, and in their errors, what they are over the SDK's client."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,6 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import aiohttp
 import anthropic
 import httpx2
 import orjson
@@ -21,8 +20,9 @@ import pytest
 from app.domain.proposal import ModelFailure
 from app.llm.clients import MAX_ERROR_BYTES, Line, make_http_client
 from app.llm.decider import DeciderFailure
+from app.llm.http1 import PROBED_AFTER_S
 from app.llm.targets import Target, TargetKind
-from app.llm.transport import PROBED_AFTER_S, LeanHttpClient
+from app.llm.transport import LeanHttpClient
 from app.settings import Secret
 from tests.llm.test_messages import failure_of, one_target, propose
 from tests.model_server import Answer, ModelServer, error
@@ -144,12 +144,12 @@ async def test_a_connection_that_is_not_accepted_in_time_is_a_connect_timeout() 
             peer.close()
 
 
-async def test_no_connection_to_be_had_in_time_is_a_connect_timeout() -> None:
+async def test_no_connection_to_be_had_in_time_is_a_pool_timeout() -> None:
     async with ModelServer(Answer(body={}, delay_s=1.0)) as server, lean(max_connections=1) as client:
         url = f"{server.base_url}/v1/messages"
         first = asyncio.create_task(client.send(build(client, url)))
         await asyncio.sleep(0.1)
-        with pytest.raises(httpx2.ConnectTimeout):
+        with pytest.raises(httpx2.PoolTimeout):
             await client.send(build(client, url, timeout=httpx2.Timeout(5, pool=0.2)))
         await first
 
@@ -181,6 +181,33 @@ async def test_later_calls_are_sent_in_the_words_of_the_first_with_what_is_their
             headers.pop(name, None)
     assert later == [first, first]
     assert first["authorization"] == "Bearer key"
+
+
+@pytest.mark.parametrize("calls_before", [0, 1])
+async def test_a_header_that_would_be_read_as_two_is_not_sent(calls_before: int) -> None:
+    async with ModelServer(Answer(body={})) as server:
+        line = Line(Target(name="a", kind=TargetKind.GATEWAY, model="m", base_url=server.base_url), max_connections=1)
+        for _ in range(calls_before):
+            await (await line.send(b"{}", headers={}, limits=PATIENT)).aclose()
+        with pytest.raises(anthropic.APIConnectionError) as raised:
+            await line.send(b"{}", headers={"x-request-id": "a\r\nx-api-key: b"}, limits=PATIENT)
+        await line.close()
+
+    assert isinstance(raised.value.__cause__, httpx2.LocalProtocolError)
+    assert len(server.requests) == calls_before
+
+
+async def test_errors_know_their_request() -> None:
+    async with ModelServer(Answer(body={"text": "x" * 50}, drip_s=2.0)) as server, lean() as client:
+        request = build(client, f"{server.base_url}/v1/messages", timeout=httpx2.Timeout(0.3))
+        answer = await client.send(request, stream=True)
+        with pytest.raises(httpx2.ReadTimeout) as raised:
+            async for _ in answer.stream:  # type: ignore[union-attr]
+                pass
+        await answer.aclose()
+
+    assert raised.value.request is request
+    assert answer.is_closed
 
 
 async def test_a_refused_first_call_is_a_pattern_for_later_ones_too() -> None:
@@ -225,11 +252,9 @@ async def test_an_idle_connection_is_probed() -> None:
     async with ModelServer(Answer(body={})) as server, lean() as client:
         answer = await client.send(build(client, f"{server.base_url}/v1/messages"), stream=True)
         await answer.aread()
-        assert client._session is not None
-        assert isinstance(client._session.connector, aiohttp.TCPConnector)
-        [[(protocol, _)]] = client._session.connector._conns.values()
-        assert protocol.transport is not None
-        connection = protocol.transport.get_extra_info("socket")
+        assert client._pool is not None
+        [kept] = client._pool.connections
+        connection = kept._transport.get_extra_info("socket")
 
         assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == PROBED_AFTER_S
