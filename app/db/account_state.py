@@ -43,6 +43,7 @@ from app.domain.account import (
     Sessions,
     day_start,
 )
+from app.domain.making import made_quickly
 from app.domain.proposal import Direction
 
 _FILLS: Final = """decision_events AS fill
@@ -172,6 +173,7 @@ class _Reservations(tuple[Reservation, ...]):  # noqa: SLOT001 (a tuple of any l
         return reservations
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownAccount:
     """Hold an account's state as it was read, and by what to tell later whether it still is so.

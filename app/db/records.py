@@ -9,6 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from app.domain.account import AccountMode, AccountState
+from app.domain.making import made_quickly
 from app.domain.proposal import Direction, EntryType, Mode, Setup
 from app.domain.verdict import Verdict
 
@@ -16,6 +17,7 @@ RULES: Final = "rules"
 """The decider whose versions are scored as one."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecisionRecord:
     """Hold one decision. Text that is JSON is kept to the byte.
@@ -93,6 +95,7 @@ def decider_key(*, name: str, model: str | None) -> str:
     return name if model is None or name == RULES else f"{name}/{model}"
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewForecast:
     """Hold what a decision foretold, beside what its record says: exact, and in whole percent.
@@ -113,6 +116,7 @@ class NewForecast:
     time_stop_at: datetime
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountMark:
     """Hold what a request showed of its account: equity and losses so far, dollars; None where unknown."""
@@ -122,6 +126,7 @@ class AccountMark:
     week_loss_usd: Decimal | None
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewReservation:
     """Hold what an approval reserves, and until when if nobody claims it (database clock)."""
@@ -141,6 +146,7 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTexts:
     """Hold the two texts of a prompt that many decisions share: its template, and its static part as rendered."""
@@ -156,6 +162,7 @@ class PromptTexts:
         return _sha256(self.system)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyText:
     """Hold a policy's canonical JSON and its SHA-256."""

@@ -100,6 +100,7 @@ class Reservation:
     reduce_only: bool = False
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sessions:
     """Count the weekdays (UTC, before today) on which the account asked.

@@ -120,6 +120,7 @@ class DataIssue:
     issue: str
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
     """Set a figure that somebody claimed beside the figure computed from data."""
