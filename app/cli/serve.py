@@ -16,6 +16,7 @@ from app.cli.arguments import Commands
 from app.cli.connection import PromptProtocol
 from app.cli.database import provided_database
 from app.cli.errors import CommandError, ExitCode
+from app.cli.huge_pages import collapse_heap
 from app.llm.targets import load_targets
 from app.main import create_app, warnings
 from app.settings import Settings, load_settings, redact_url
@@ -76,6 +77,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
         _collect_seldom()
+        collapse_heap()
         if self.started:
             sys.stdout.write(self._announcement + "\n")
             sys.stdout.flush()
