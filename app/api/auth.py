@@ -1,6 +1,5 @@
 """Tell who asks: a bearer key with scopes and accounts, or, with AUTH=off, whoever reaches the loopback host."""
 
-import hashlib
 import hmac
 import time
 from collections.abc import Collection
@@ -120,7 +119,7 @@ class Authenticator:
         if credentials is None:
             return None
         secret_sha256, until = self._recognized.get(credentials.public_id, (b"", 0.0))
-        good = hmac.compare_digest(_sha256(credentials), secret_sha256)
+        good = hmac.compare_digest(credentials.secret_sha256, secret_sha256)
         return credentials if good and time.monotonic() < until else None
 
     async def admit(
@@ -154,7 +153,7 @@ class Authenticator:
 
     async def _accepted(self, credentials: Credentials, key: ApiKey | None, refused: int | None) -> Identity:
         """Give the identity of a key that its bearer may use now, and recognize the bearer from here on."""
-        if key is None or not key.matches(credentials.secret) or not key.usable:
+        if key is None or not key.matches(credentials) or not key.usable:
             raise ApiError(
                 ErrorCode.UNAUTHENTICATED,
                 "The key is not valid.",
@@ -178,10 +177,6 @@ class Authenticator:
 def _credentials(authorization: str) -> Credentials | None:
     scheme, _, token = authorization.partition(" ")
     return parse_token(token.strip()) if scheme.lower() == "bearer" else None
-
-
-def _sha256(credentials: Credentials) -> bytes:
-    return hashlib.sha256(credentials.secret.encode()).digest()
 
 
 def _permitted(request: Request, identity: Identity, scopes: Collection[Scope]) -> Identity:

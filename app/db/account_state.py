@@ -167,8 +167,8 @@ class _Reservations(tuple[Reservation, ...]):  # noqa: SLOT001 (a tuple of any l
     @classmethod
     def as_told(cls, told: Collection[str]) -> "_Reservations":
         """Read each as the store told it."""
-        read = tuple(map(_read_reservation, told))
-        reservations = cls(reservation for reservation, _ in read)
+        read = list(map(_read_reservation, told))
+        reservations = cls([reservation for reservation, _ in read])
         reservations.written = f"[{','.join([written for _, written in read])}]"
         return reservations
 

@@ -16,7 +16,7 @@ from app.db.account_state import (
     known_account_of_row,
     state_arguments,
 )
-from app.db.api_keys import ApiKey, Credentials, found_and_counted, key_arguments, key_of_row, seconds_refused
+from app.db.api_keys import ApiKey, Credentials, found_and_counted, key_of_row, seconds_refused
 from app.db.engine import ConnectionPool
 from app.domain.account import AccountMode
 
@@ -59,7 +59,7 @@ async def admit(
         row = await connection.fetchrow(
             _ADMIT if held else _ADMIT_HOLDING_NOTHING,
             *state_arguments(account_id=account_id, mode=mode, as_of=as_of, held=held),
-            *key_arguments(credentials),
+            *credentials,
             requests_per_minute,
         )
     assert row is not None  # noqa: S101 (a SELECT from one row)

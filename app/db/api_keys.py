@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import asyncpg
 
@@ -56,10 +56,15 @@ _REVOKE: Final = "UPDATE api_keys SET revoked_at = clock_timestamp() WHERE publi
 
 
 class Credentials(NamedTuple):
-    """Hold the two parts of a key as its bearer sent it."""
+    """Hold what a bearer sent of a key: its public part, and the SHA-256 of the secret one."""
 
     public_id: str
-    secret: str
+    secret_sha256: bytes
+
+    @classmethod
+    def of(cls, *, public_id: str, secret: str) -> Self:
+        """Make them of the two parts; the secret itself is not kept."""
+        return cls(public_id, _sha256(secret))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +82,9 @@ class ApiKey:
     last_used_at: datetime | None
     usable: bool
 
-    def matches(self, secret: str) -> bool:
-        """Compare a secret with the stored hash, in constant time."""
-        return hmac.compare_digest(_sha256(secret), self.secret_sha256)
+    def matches(self, credentials: Credentials) -> bool:
+        """Compare the hash of the secret that was sent with the stored one, in constant time."""
+        return hmac.compare_digest(credentials.secret_sha256, self.secret_sha256)
 
     def covers(self, account_id: str) -> bool:
         """Tell whether the key may act for an account."""
@@ -99,7 +104,7 @@ def parse_token(token: str) -> Credentials | None:
     parts = token.split("_")
     if len(parts) != 3 or parts[0] != _PREFIX or not all(parts):
         return None
-    return Credentials(public_id=parts[1], secret=parts[2])
+    return Credentials.of(public_id=parts[1], secret=parts[2])
 
 
 async def create_key(
@@ -136,7 +141,7 @@ async def find_key(
         StoreUnavailable: the store cannot be read, or the request not be counted.
     """
     async with pool.connection() as connection:
-        row = await connection.fetchrow(_FIND, *key_arguments(credentials), requests_per_minute)
+        row = await connection.fetchrow(_FIND, *credentials, requests_per_minute)
     if row is None:
         return None, None
     return key_of_row(row), seconds_refused(row)
@@ -175,11 +180,6 @@ async def revoke_key(pool: ConnectionPool, public_id: str) -> bool:
 def _sha256(secret: str) -> bytes:
     # A secret of 256 random bits needs no salt and no slow hash.
     return hashlib.sha256(secret.encode()).digest()
-
-
-def key_arguments(credentials: Credentials) -> tuple[str, bytes]:
-    """Give the values of `public_id` and `secret_sha256` in `found_and_counted`."""
-    return credentials.public_id, _sha256(credentials.secret)
 
 
 def seconds_refused(row: asyncpg.Record) -> int | None:

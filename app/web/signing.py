@@ -86,7 +86,7 @@ async def _key(site: Site, sent: str) -> ApiKey | None:
         return None
     limit = site.settings.rate_limit_per_minute
     key, refused = await find_key(site.pool, credentials, requests_per_minute=limit)
-    if key is None or not key.matches(credentials.secret) or not key.usable:
+    if key is None or not key.matches(credentials) or not key.usable:
         return None
     if refused is not None:
         raise PageError(429, "Too many requests", f"Ask again in {refused} s.", headers={"Retry-After": str(refused)})

@@ -88,7 +88,7 @@ async def test_a_key_that_is_no_good_is_told_apart_and_not_counted(pool: Connect
     expired = await credentials_of(pool, expires_at=datetime(2000, 1, 1, tzinfo=UTC))
     revoked = await credentials_of(pool)
     await revoke_key(pool, revoked.public_id)
-    guessed = (await credentials_of(pool))._replace(secret="guessed")
+    guessed = (await credentials_of(pool))._replace(secret_sha256=b"guessed")
 
     for credentials in (expired, revoked):
         key = (await admitted(pool, credentials)).key
@@ -96,6 +96,6 @@ async def test_a_key_that_is_no_good_is_told_apart_and_not_counted(pool: Connect
         assert not key.usable
     key = (await admitted(pool, guessed)).key
     assert key is not None
-    assert not key.matches(guessed.secret)
-    assert (await admitted(pool, Credentials(public_id="unknown", secret="secret"))).key is None
+    assert not key.matches(guessed)
+    assert (await admitted(pool, Credentials.of(public_id="unknown", secret="secret"))).key is None
     assert await owner.fetchval("SELECT count(*) FROM rate_windows") == 0

@@ -121,18 +121,19 @@ class TestApiKey:
         issued = await create_key(pool, name="bot", scopes={Scope.DECIDE, Scope.REPORT}, accounts=["paper-1"])
         credentials = parse_token(issued.token)
         assert credentials is not None
+        secret = issued.token.rpartition("_")[2]
         key, refused_for_s = await find_key(pool, credentials, requests_per_minute=600)
 
         assert key == issued.key
         assert refused_for_s is None
         assert key.usable
-        assert key.matches(credentials.secret)
-        assert not key.matches(credentials.secret[:-1])
+        assert key.matches(credentials)
+        assert not key.matches(Credentials.of(public_id=credentials.public_id, secret=secret[:-1]))
         assert key.scopes == {"decide", "report"}
         assert (key.covers("paper-1"), key.covers("paper-2")) == (True, False)
-        assert len(credentials.secret) * 4 >= 128  # hexadecimal digits, four bits each
-        assert credentials.secret not in str(await owner.fetch("SELECT api_keys::text FROM api_keys"))
-        assert credentials.secret not in repr(issued)
+        assert len(secret) * 4 >= 128  # hexadecimal digits, four bits each
+        assert secret not in str(await owner.fetch("SELECT api_keys::text FROM api_keys"))
+        assert secret not in repr(issued)
 
     async def test_may_cover_every_account(self, pool: ConnectionPool) -> None:
         assert (await create_key(pool, name="ops", scopes={Scope.ADMIN}, accounts=["*"])).key.covers("any")
@@ -168,7 +169,7 @@ class TestApiKey:
         assert later > first
 
     async def test_that_is_unknown_is_none(self, pool: ConnectionPool) -> None:
-        unknown = Credentials(public_id="unknown", secret="secret")
+        unknown = Credentials.of(public_id="unknown", secret="secret")
 
         assert await find_key(pool, unknown, requests_per_minute=600) == (None, None)
 
