@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -524,15 +525,11 @@ class _Case:
         )
 
     def prompt_texts(self) -> PromptTexts:
-        return PromptTexts(
-            version=self.prompt.version,
-            template_hash=self.prompt.template_hash,
-            template=self.prompt.template,
-            system=self.prompt.system,
-        )
+        prompt = self.prompt
+        return _texts_of_prompt(prompt.version, prompt.template_hash, prompt.template, prompt.system)
 
     def policy_text(self) -> PolicyText:
-        return PolicyText(version=POLICY_VERSION, hash=self.policy.hash(), body=self.policy.canonical_json())
+        return _text_of_policy(self.policy)
 
 
 @made_quickly
@@ -672,6 +669,16 @@ class _Answer:
             cost_usd=plan.cost_usd,
             time_stop_at=plan.time_stop_at,
         )
+
+
+@lru_cache(maxsize=64)
+def _texts_of_prompt(version: str, template_hash: str, template: str, system: str) -> PromptTexts:
+    return PromptTexts(version=version, template_hash=template_hash, template=template, system=system)
+
+
+@lru_cache(maxsize=64)
+def _text_of_policy(policy: Policy) -> PolicyText:
+    return PolicyText(version=POLICY_VERSION, hash=policy.hash(), body=policy.canonical_json())
 
 
 def _text(part: object) -> str | None:

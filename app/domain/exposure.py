@@ -91,13 +91,9 @@ def measure_exposure(*, account: Account, market: MarketView, state: AccountStat
             by_bucket[bucket] += value
         if position.stop_loss is not None:
             open_risk += max(ZERO, _stop_distance(position, market=market)) * abs(position.quantity)
-    reserved_risk = reserved_notional = ZERO
-    for reservation in state.reservations:
-        if reservation.reduce_only:
-            continue
+    entries = [reservation for reservation in state.reservations if not reservation.reduce_only]
+    for reservation in entries:
         notional = reservation.notional_usd
-        reserved_risk += reservation.risk_usd
-        reserved_notional += notional
         by_symbol[reservation.symbol] += notional
         for bucket in reservation.buckets:
             by_bucket[bucket] += notional
@@ -106,8 +102,8 @@ def measure_exposure(*, account: Account, market: MarketView, state: AccountStat
         by_symbol=dict(by_symbol),
         by_bucket=dict(by_bucket),
         open_risk_usd=open_risk,
-        reserved_risk_usd=reserved_risk,
-        reserved_notional_usd=reserved_notional,
+        reserved_risk_usd=sum([reservation.risk_usd for reservation in entries], ZERO),
+        reserved_notional_usd=sum([reservation.notional_usd for reservation in entries], ZERO),
         open_positions=len(held),
         unmarked=tuple(unmarked),
         unstopped=tuple(unstopped),

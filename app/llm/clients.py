@@ -43,6 +43,11 @@ class Line:
         self._target = target
         self._sdk = anthropic
         self._response = httpx2.Response
+        self._form: dict[str, Any] = {
+            "cast_to": httpx2.Response,
+            "stream": True,
+            "stream_cls": anthropic.AsyncStream[Any],
+        }
         self.http_client = make_http_client(max_connections=max_connections)
         self._once = _written_once(target, self.http_client)
         self.client = make_client(target, http_client=self.http_client, middleware=self._once)
@@ -53,8 +58,7 @@ class Line:
         Raises:
             anthropic.AnthropicError: it could not be sent, or the status says that it was refused.
         """
-        form: dict[str, Any] = {"cast_to": self._response, "stream": True, "stream_cls": self._sdk.AsyncStream[Any]}
-        once = self._once
+        form, once = self._form, self._once
         if once is not None and once.options is not None:
             options = once.options.model_copy(update={"content": body, "headers": headers, "timeout": limits})
             response = await self.client.request(options=options, **form)
