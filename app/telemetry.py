@@ -123,9 +123,9 @@ class _Sums(dict[tuple[str, ...], float]):
         self[labels] = self.get(labels, 0) + amount
 
     def hand_over(self) -> None:
-        for labels, amount in self.items():
+        while self:
+            labels, amount = self.popitem()
             self._counters[labels].inc(amount)
-        self.clear()
 
 
 class Metrics:

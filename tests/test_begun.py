@@ -136,3 +136,37 @@ async def test_what_is_not_awaited_is_ended_with_its_block() -> None:
         assert held == ["held"]
 
     assert held == []
+
+
+async def test_what_is_not_awaited_is_told_so_as_a_cancelled_task_is() -> None:
+    told: list[str] = []
+
+    async def tidying() -> None:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            told.append("cancelled")
+            raise
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                told.append("stayed")
+
+    with Begun(tidying()):
+        pass
+    with Begun(stubborn()):
+        pass
+
+    assert told == ["cancelled", "stayed"]
+
+
+async def test_what_has_failed_is_not_ended_again() -> None:
+    async def failing() -> None:
+        await asyncio.sleep(0)
+        raise ValueError("once")
+
+    with Begun(failing()) as begun, pytest.raises(ValueError, match="once"):
+        await begun

@@ -67,3 +67,18 @@ def test_what_the_kernel_says_of_itself_is_read_as_it_is_written() -> None:
     if KERNEL.exists():
         assert re.fullmatch(r"\d+\n", (KERNEL / "hpage_pmd_size").read_text())
         assert "[" in (KERNEL / "enabled").read_text()
+
+
+def test_what_cannot_be_read_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "maps").write_bytes(b"7f00-7f01 r--p 00000000 fe:00 9 /opt/caf\xe9/lib.so\nno line of maps\n")
+    monkeypatch.setattr(huge_pages, "MAPS", tmp_path / "maps")
+
+    assert collapse_heap() == 0
+
+
+def test_a_page_of_no_size_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hpage_pmd_size").write_text("0\n")
+    (tmp_path / "enabled").write_text("[always] madvise never\n")
+    monkeypatch.setattr(huge_pages, "KERNEL", tmp_path)
+
+    assert collapse_heap() == 0

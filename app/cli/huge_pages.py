@@ -28,15 +28,15 @@ def collapse_heap() -> int:
         return 0
     try:
         size = int((KERNEL / "hpage_pmd_size").read_text())
-        if "[never]" in (KERNEL / "enabled").read_text():
+        if size <= 0 or "[never]" in (KERNEL / "enabled").read_text():
             return 0
         advise = ctypes.CDLL(None).madvise
     except (OSError, ValueError, AttributeError):
         return 0
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     collapsed = 0
-    with suppress(OSError):
-        for begin, end in heap_ranges(MAPS.read_text()):
+    with suppress(OSError, ValueError):
+        for begin, end in heap_ranges(MAPS.read_text(errors="replace")):
             for page in range(-(-begin // size) * size, end - size + 1, size):
                 if advise(page, size, MADV_COLLAPSE) == 0:
                     collapsed += size

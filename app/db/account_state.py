@@ -179,7 +179,7 @@ class KnownAccount:
     """Hold an account's state as it was read, and by what to tell later whether it still is so.
 
     `version` is that of the account's row, which every transaction raises that changes anything of the state; None
-    where there is no row yet. `received_at_s` is the monotonic time, in seconds, at which the store's answer was here.
+    where there is no row yet. `received_at_s` is the monotonic time, in seconds, at which the answer was looked at.
     """
 
     state: AccountState
@@ -189,7 +189,7 @@ class KnownAccount:
     def state_at(self, monotonic_s: float) -> AccountState:
         """Give the state with the database clock as it must be by now: as read, and what has passed here since.
 
-        Reading began before its answer was here, so this is never ahead of that clock.
+        Reading began before its answer was looked at, so this is never ahead of that clock.
         """
         now = self.state.now + timedelta(seconds=monotonic_s - self.received_at_s)
         return AccountState(now=now, **dict(zip(_BUT_NOW, _values_but_now(self.state), strict=True)))

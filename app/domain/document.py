@@ -64,10 +64,16 @@ def _number(reading: Reading) -> int | float | str | None:
 
 
 def finite(value: Decimal | float) -> float:
-    """Write a statistic as a float that JSON can hold; what is beyond is cut to the largest."""
+    """Write a statistic as a float that JSON can hold; what is beyond is cut to the largest.
+
+    Raises:
+        ValueError: it is no number at all.
+    """
     number = float(value)
     if -LARGEST <= number <= LARGEST:
         return number
+    if number != number:  # noqa: PLR0124 (what no comparison holds for)
+        raise ValueError("a statistic is not a number")
     return -LARGEST if number < 0 else LARGEST
 
 

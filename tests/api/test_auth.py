@@ -206,3 +206,24 @@ def test_keys_that_cannot_be_checked_open_nothing() -> None:
         answer = client.get("/decisions", headers={"authorization": f"Bearer tv_{'0' * 16}_{'0' * 64}"})
 
     problem_of(answer, ErrorCode.STORE_UNAVAILABLE)
+
+
+def test_a_fault_beside_the_reading_of_the_store_is_told_to_whose_key_is_good_and_harms_nothing(
+    guarded: TestClient, issue: Issue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faulty(*_: object, **__: object) -> None:
+        raise AssertionError("a bug")
+
+    key = issue(Scope.DECIDE)
+
+    def asked() -> Any:
+        return guarded.post("/decide", headers=bearer(key), json=a_request())
+
+    assert asked().status_code == 200  # from here on the bearer is recognized
+    with monkeypatch.context() as patched:
+        patched.setattr("app.service.DecisionService.situation", faulty)
+        for _ in range(20):
+            problem_of(asked(), ErrorCode.INTERNAL_ERROR)
+
+    assert asked().status_code == 200
+    assert guarded.get("/readyz").status_code == 200

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.begun import Begun
 from app.db.embedded import EmbeddedPostgres
 from app.db.engine import Connection, ConnectionPool, StoreUnavailable, asyncpg_url, create_pool
 from app.db.migrate import head_revision, upgrade
@@ -174,6 +175,24 @@ async def test_rows_are_compressed_by_lz4_where_the_server_has_it(pool: Connecti
         used = await connection.fetchval("SHOW default_toast_compression")
 
     assert used == ("lz4" if has_lz4 else "pglz")
+
+
+async def test_a_read_that_is_begun_and_given_up_takes_no_place_of_the_pool_with_it(database_url: str) -> None:
+    pool = await create_pool(database_url, min_size=0, max_size=2)
+    try:
+        for _ in range(5):  # while it opens a connection, and while it uses one
+            with Begun(schema_revision(pool)):
+                pass
+            await asyncio.sleep(0)  # asyncio's own loop lets go of a socket with its next step
+        async with pool.connection(), pool.connection():
+            pass
+        for _ in range(5):
+            with Begun(schema_revision(pool)):
+                pass
+            await asyncio.sleep(0)  # asyncio's own loop lets go of a socket with its next step
+        assert await schema_revision(pool) == head_revision()
+    finally:
+        await pool.close()
 
 
 async def test_a_statement_that_takes_too_long_is_unavailable(pool: ConnectionPool) -> None:
