@@ -1,6 +1,7 @@
 """Give every request an id, a trace, one log line and one count; turn what nobody caught into INTERNAL_ERROR."""
 
 import asyncio
+import logging
 import re
 from ipaddress import ip_address
 from time import perf_counter
@@ -96,7 +97,10 @@ class RequestMiddleware:
                 span.fail(str(status))
         quiet = route in QUIET_ROUTES and status < 500
         # The line about a decision says all that this one would.
-        write = log.debug if quiet or (status == 200 and DECIDED in scope["state"]) else log.info
+        told = quiet or (status == 200 and DECIDED in scope["state"])
+        if told and not logging.getLogger().isEnabledFor(logging.DEBUG):
+            return
+        write = log.debug if told else log.info
         write(
             "request",
             method=method,
