@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,9 +26,6 @@ class FakeTransport(asyncio.Transport):
 
     def write(self, data: Any) -> None:
         self.sent.append(data)
-
-    def writelines(self, list_of_data: Iterable[Any]) -> None:
-        self.sent.append(b"".join(list_of_data))
 
     def close(self) -> None:
         self.sent.append(b"closed")

@@ -355,15 +355,22 @@ async def test_a_large_request_is_taken_as_fast_as_the_other_side_reads() -> Non
         assert await whole(exchange) == b"{}"
 
 
-@pytest.mark.parametrize("size", [30_000_000, 4_000_000])
-async def test_an_answer_before_the_request_is_out_stands_and_ends_the_connection(size: int) -> None:
+@pytest.mark.parametrize("most_unsent", [65_536, 100_000_000])
+async def test_an_answer_before_the_request_is_out_stands_and_ends_the_connection(most_unsent: int) -> None:
+    """Also where so little of it is left that the transport did not ask to pause."""
+
     async def play(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(OK)
         await peer.reader.readexactly(1_000)
         await peer.say(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\n{}")
         await asyncio.sleep(5)
 
     async with serving(play) as server, pooled() as pool:
-        exchange = await ask(pool, server, body=b"x" * size)
+        await asked(pool, server)
+        (connection,) = pool.connections
+        connection._transport.set_write_buffer_limits(most_unsent)
+        exchange = await ask(pool, server, body=b"x" * 30_000_000)
 
         assert (exchange.status, await whole(exchange), pool.places_taken) == (413, b"{}", 0)
 
