@@ -37,8 +37,9 @@ run: setup ## Serve on 127.0.0.1:$(PORT) with an embedded database and no authen
 migrate: setup ## Bring the database (DATABASE_URL, or the embedded one) up to date
 	@$(BIN)/tradeverdict migrate
 
+# On two cores: tests that mostly wait have the mark xdist_group("waits") and share one of three processes.
 test: setup ## Run every test, with reduced example counts
-	@$(PYTEST) -n 2
+	@$(PYTEST) -n 3 --dist loadgroup
 
 prove: setup ## Run every test with full example counts; the evidence goes to docs/evidence/
 	@PYTEST="$(PYTEST)" bench/prove.sh

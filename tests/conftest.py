@@ -2,6 +2,7 @@
 
 `PROVE=1` runs property tests with full example counts. `NO_SKIPS=1` makes a skipped test fail, unless it
 says of itself that it is optional.
+Tests that wait more than they compute have the mark `xdist_group("waits")`: `make test` gives them to one process.
 Connections to anything but this machine fail (pytest-socket, set in pyproject.toml).
 """
 

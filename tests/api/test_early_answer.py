@@ -25,6 +25,8 @@ from tests.faults.processes import service
 from tests.llm.routes import streamed_decision
 from tests.model_server import Answer, ModelServer, error, message, stream, tool_call
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 NUMBERS_S = 0.2
 END_S = 0.9
 WHOLE = message(tool_call(streamed_decision()))

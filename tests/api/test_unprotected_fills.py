@@ -12,6 +12,8 @@ from tests.api.conftest import ClientWith, execute
 from tests.api.desk import Desk
 from tests.fakes import FakeDecider
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 WATCHED_S = 2.5
 """Within this time a service has looked at least twice."""
 

@@ -36,7 +36,10 @@ from tradeverdict_client import (
 from tradeverdict_client.prototype import ClaudeTrader, FailedSignal, Signal
 
 # Sockets that the proxy cut are left half closed when the event loop ends.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.xdist_group("waits"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 CLIENT = Path(__file__).parents[2] / "client"
 BOT = CLIENT / "examples" / "bot.py"

@@ -17,6 +17,8 @@ import pytest
 from app.db import embedded
 from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 JOIN_AND_WAIT = """
 import sys
 from pathlib import Path

@@ -1,8 +1,9 @@
 """What is read of the counts is what the forecasts would give, one by one; whoever asks, and however it is split."""
 
+import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -11,7 +12,8 @@ import asyncpg
 import pytest
 
 from app.db import statistics
-from app.db.engine import Connection, ConnectionPool, StoreUnavailable
+from app.db.embedded import EmbeddedPostgres
+from app.db.engine import Connection, ConnectionPool, StoreUnavailable, create_pool
 from app.db.statistics import (
     LABELS,
     MOST_GROUPS,
@@ -69,13 +71,33 @@ def drawn(draw: random.Random, day: date) -> Foretold:
     )
 
 
+FORETOLD = [drawn(draw, date(2026, 2, 28) + timedelta(draw.randint(0, 32))) for draw in [random.Random(4)] * 400]
+"""Four hundred forecasts from the last of February to the first of April."""
+
+
+@pytest.fixture(scope="module")
+def foretold_url(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """The address of a database that holds them, for tests that only read."""
+
+    async def tell(url: str) -> None:
+        owner = await asyncpg.connect(url)
+        try:
+            await keep(owner, FORETOLD)
+        finally:
+            await owner.close()
+
+    url = postgres.create_database("foretold", template=migrated_template)
+    asyncio.run(tell(url))
+    yield url
+    postgres.drop_database("foretold")
+
+
 @pytest.fixture
-async def foretold(owner: Connection) -> list[Foretold]:
-    """Four hundred forecasts from the last of February to the first of April."""
-    draw = random.Random(4)
-    forecasts = [drawn(draw, date(2026, 2, 28) + timedelta(draw.randint(0, 32))) for _ in range(400)]
-    await keep(owner, forecasts)
-    return forecasts
+async def of_foretold(foretold_url: str) -> AsyncIterator[ConnectionPool]:
+    """A pool on that database."""
+    pool = await create_pool(foretold_url, min_size=0, max_size=4)
+    yield pool
+    await pool.close()
 
 
 def label_of(forecast: Foretold, source: Source) -> tuple[str, str] | None:
@@ -124,17 +146,16 @@ def check(record: CalibrationRecord, of: list[Foretold], *, source: Source, fore
 @pytest.mark.parametrize("forecast", ForecastKind)
 @pytest.mark.parametrize("accounts", [None, ["a", "c"], ["b"], []], ids=str)
 async def test_a_record_is_what_its_forecasts_give(
-    pool: ConnectionPool,
-    foretold: list[Foretold],
+    of_foretold: ConnectionPool,
     source: Source,
     forecast: ForecastKind,
     accounts: list[str] | None,
 ) -> None:
     scope = Scope(accounts=accounts, window=MARCH, source=source)
 
-    read = await read_calibration(pool, scope, forecast=forecast)
+    read = await read_calibration(of_foretold, scope, forecast=forecast)
 
-    of = in_march(foretold, accounts)
+    of = in_march(FORETOLD, accounts)
     check(read.overall, of, source=source, forecast=forecast)
     assert read.overall.ev == ev_of(of, source=source)
     assert (read.period, read.groups, read.groups_left_out) == (
@@ -147,14 +168,14 @@ async def test_a_record_is_what_its_forecasts_give(
 @pytest.mark.parametrize("group_by", GroupBy)
 @pytest.mark.parametrize("accounts", [None, ["a", "c"]], ids=str)
 async def test_each_group_is_what_its_forecasts_give(
-    pool: ConnectionPool, foretold: list[Foretold], group_by: GroupBy, accounts: list[str] | None
+    of_foretold: ConnectionPool, group_by: GroupBy, accounts: list[str] | None
 ) -> None:
     scope = Scope(accounts=accounts, window=MARCH)
     kind = ForecastKind.P_WIN
 
-    read = await read_calibration(pool, scope, forecast=kind, group_by=group_by)
+    read = await read_calibration(of_foretold, scope, forecast=kind, group_by=group_by)
 
-    of = in_march(foretold, accounts)
+    of = in_march(FORETOLD, accounts)
     check(read.overall, of, source=Source.ALL, forecast=kind)
     assert read.groups is not None
     assert set(read.groups) == {getattr(said, KEYS[group_by]) for said in of}
@@ -304,16 +325,14 @@ async def test_an_approval_against_a_gate_would_be_told(pool: ConnectionPool, ow
 # ------------------------------------------------------------------------------------------ setups and gates
 
 
-async def test_the_sums_of_each_setup_are_those_of_its_forecasts(
-    pool: ConnectionPool, foretold: list[Foretold]
-) -> None:
+async def test_the_sums_of_each_setup_are_those_of_its_forecasts(of_foretold: ConnectionPool) -> None:
     for source in Source:
-        read = await read_setups(pool, Scope(accounts=["a", "b"], window=MARCH, source=source))
+        read = await read_setups(of_foretold, Scope(accounts=["a", "b"], window=MARCH, source=source))
 
         for sums in read.setups:
             told = [
                 (said, label)
-                for said in in_march(foretold, ["a", "b"])
+                for said in in_march(FORETOLD, ["a", "b"])
                 if said.setup == sums.setup and (label := label_of(said, source)) is not None
             ]
             counts = Counter(label[0] for _, label in told)

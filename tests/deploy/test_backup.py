@@ -19,6 +19,8 @@ from tests.builders import a_request
 from tests.fakes import FakeDecider
 from tests.faults.processes import PROGRAM
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 SCRIPTS = Path(__file__).parents[2] / "deploy" / "backup"
 PASSWORD = "p@ss/w%rd:\\x $1"
 

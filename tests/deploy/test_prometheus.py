@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import httpx2
+import pytest
 import yaml
 
 from app.db.api_keys import EVERY_ACCOUNT, create_key
@@ -30,6 +31,8 @@ from tests.faults.processes import Service, asking, full_or_quick, http_client, 
 from tests.faults.tcp_proxy import TcpProxy
 from tests.ledger import Foretold, keep
 from tests.model_server import Answer, ModelServer, Request, decide, message, tool_call
+
+pytestmark = pytest.mark.xdist_group("waits")
 
 RULE_GROUPS = yaml.safe_load(RULES.read_text())["groups"]
 RECORDED = {rule["record"]: rule["expr"] for group in RULE_GROUPS for rule in group["rules"] if "record" in rule}

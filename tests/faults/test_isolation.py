@@ -14,6 +14,8 @@ import pytest
 from tests.faults.conftest import Figures
 from tests.faults.processes import PROGRAM, Service, request, service
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 MINE, THEIRS = "account-a", "account-b"
 SCOPES = ("decide", "read", "report", "admin")
 WHO = {"reason": "drill", "operator": "ana"}

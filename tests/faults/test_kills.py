@@ -11,12 +11,15 @@ from signal import SIGCONT, SIGSTOP
 from typing import Any
 
 import httpx2
+import pytest
 
 from app.db.engine import ConnectionPool
 from tests.faults.conftest import Figures
 from tests.faults.processes import Service, ask, asking, full_or_quick, owner_of, request, service, services
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide
+
+pytestmark = pytest.mark.xdist_group("waits")
 
 KILLS = full_or_quick(20, 3)
 CLIENTS = 16

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import psutil
+import pytest
 
 from app.cli.connection import HEADERS_S
 from app.db.api_keys import EVERY_ACCOUNT, create_key
@@ -20,6 +21,8 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import Answer, Service, ask, asking, full_or_quick, request, service, services
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide
+
+pytestmark = pytest.mark.xdist_group("waits")
 
 LIMIT = 60
 CALLS = full_or_quick(400, 150)

@@ -13,6 +13,7 @@ from uuid import uuid4
 import asyncpg
 import httpx2
 import psutil
+import pytest
 
 from app.calibration_watch import IDLE_S
 from app.db.calibration_metrics import WINDOWS
@@ -20,6 +21,8 @@ from app.db.locks import CALIBRATION_LOCK
 from tests.faults.conftest import Figures
 from tests.faults.processes import Service, full_or_quick, owner_of, service
 from tests.ledger import HAIKU, Foretold, keep
+
+pytestmark = pytest.mark.xdist_group("waits")
 
 KILLS = full_or_quick(6, 1)
 PATIENCE_S = 20.0

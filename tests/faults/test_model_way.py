@@ -12,6 +12,8 @@ from tests.faults.processes import ask, asking, request, service
 from tests.faults.tcp_proxy import Fate, TcpProxy
 from tests.model_server import ModelServer
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 DEADLINE_S = 1.5
 SLACK_S = 1.5
 

@@ -1,5 +1,6 @@
 """Canary secrets turn up nowhere: not in logs, metrics, answers, prompts, tracebacks or the database."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 import httpx2
+import pytest
 
 from app.db.api_keys import EVERY_ACCOUNT, create_key
 from app.db.engine import ConnectionPool
@@ -18,6 +20,8 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import PROGRAM, PROVE, Service, asking, owner_of, request, service
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide, error
+
+pytestmark = pytest.mark.xdist_group("waits")
 
 MODEL_KEY = "sk-ant-canary-0123456789-abcdefghij"
 DEBUG: dict[str, object] = {"LOG_LEVEL": "debug", "DECISION_DEADLINE_MS": 5_000}
@@ -90,11 +94,17 @@ async def test_canary_secrets_appear_nowhere(
 
     async with ModelServer(decide, echo) as model:
         settings = {**DEBUG, **asking(model), "ANTHROPIC_API_KEY": MODEL_KEY, "AUTH": "on"}
-        for name, url in {"": database_url, ", store away": away, ", wrong password": wrong}.items():
+
+        async def serve_from(name: str, url: str) -> None:
             async with service(url, tmp_path, **settings) as running:
                 where[f"answers{name}"] = await everything_asked(client, running, key.token)
-            assert running.process.stdout is not None
             logs.append(running.log)
+
+        await asyncio.gather(
+            serve_from("", database_url),
+            serve_from(", store away", away),
+            serve_from(", wrong password", wrong),
+        )
         where["prompts"] = "\n".join(json.dumps(asked.body) for asked in model.requests)
         assert [asked.headers["authorization"] for asked in model.requests] == [f"Bearer {MODEL_KEY}"] * 2
     where["logs"] = "\n".join(log.read_text() for log in logs)
@@ -111,9 +121,13 @@ async def test_canary_secrets_appear_nowhere(
     }
     where["a bug's traceback"] = ran(environment, tmp_path, sys.executable, "-c", BUG, key.token)
     where["commands"] = "\n".join(
-        ran(environment | changes, tmp_path, str(PROGRAM), *command)
-        for changes in ({}, {"DATABASE_URL": away}, {"DATABASE_URL": wrong})
-        for command in COMMANDS
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(ran, environment | changes, tmp_path, str(PROGRAM), *command)
+                for changes in ({}, {"DATABASE_URL": away}, {"DATABASE_URL": wrong})
+                for command in COMMANDS
+            )
+        )
     )
 
     assert "Traceback" in where["a bug's traceback"]

@@ -15,6 +15,8 @@ from tests.faults.processes import ask, asking, owner_of, request, service
 from tests.model_server import Answer as Reply
 from tests.model_server import ModelServer, Request, decide
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 IN_FLIGHT = 10
 MODEL_S = 0.7
 GRACE_S = 5.0

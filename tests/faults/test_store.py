@@ -16,6 +16,8 @@ from tests.faults.conftest import Figures
 from tests.faults.processes import Service, ask, full_or_quick, request, service
 from tests.faults.tcp_proxy import Fate, TcpProxy, first_commit
 
+pytestmark = pytest.mark.xdist_group("waits")
+
 STOPS = full_or_quick(10, 2)
 CLIENTS = 8
 UP_S = 0.5
