@@ -1,14 +1,15 @@
 """Measure what the service itself costs, beside the floor: the least that a FastAPI service can do for the same job.
 
-    .venv/bin/python bench/overhead.py [--rounds 3] [--seconds 8] [--floor ../shared/bench]
+    .venv/bin/python bench/overhead.py [--rounds 6] [--seconds 8] [--least] [--floor ../shared/bench]
 
 One run starts an embedded PostgreSQL with durable commits, a stand-in for the Messages API that answers at once, the
-floor and one worker of this service (keys, gates, audit and reservations on, log lines at level info). Between them
-stands what the contract alone costs (bench/least_app.py), over either transport of the SDK. All are asked turn and
-turn about, first by 16 clients on 16 accounts and then by 1 client: requests/s count of the former, the
-median of the latter. Each account's requests propose a new symbol and the same one again, which is a duplicate while
-its reservation lives, so half of the answers are approved. Reservations live for a second: an account has about as
-many as a busy bot. Ratios count; absolute figures belong to the machine.
+floor and one worker of this service (keys, gates, audit and reservations on, log lines at level info); with --least,
+also what the contract alone costs (bench/least_app.py), over either transport of the SDK. All are asked turn and turn
+about, in one order and then in the other, for a machine may be slower a minute later: first by 16 clients on 16
+accounts and then by 1 client; requests/s count of the former, the median of the latter. Each account's requests propose
+a new symbol and the same one again, which is a duplicate while its reservation lives, so half of the answers are
+approved. Reservations live for a second: an account has about as many as a busy bot. Ratios count; absolute figures
+belong to the machine.
 """
 
 import argparse
@@ -333,7 +334,7 @@ async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder:
             )
         else:
             print(f"There is no {FLOOR_PROGRAM} in the folder that --floor names: the service is measured alone.")
-        for transport in TRANSPORTS:
+        for transport in TRANSPORTS if options.least else ():
             database_url = server.create_database(f"least_{transport}")
             peers.append(await stack.enter_async_context(least(transport, llm_url=llm_url, database_url=database_url)))
         database_url = server.create_database("service")
@@ -341,7 +342,7 @@ async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder:
         for peer in peers:
             await load(peer, clients=CLIENTS, seconds=WARM_UP_S)
         for turn in range(options.rounds):
-            for peer in peers:
+            for peer in peers if turn % 2 == 0 else reversed(peers):
                 many = await load(peer, clients=CLIENTS, seconds=options.seconds)
                 one = await load(peer, clients=1, seconds=options.seconds / 2)
                 peer.rates.append(many.rate)
@@ -365,8 +366,9 @@ async def measure(options: argparse.Namespace, server: EmbeddedPostgres, folder:
 def main() -> None:
     """Run everything on a PostgreSQL of its own, which is removed at the end."""
     parser = argparse.ArgumentParser(prog="bench/overhead.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each turn of many clients; half for one client")
+    parser.add_argument("--least", action="store_true", help="measure beside them what the contract alone costs")
     parser.add_argument("--floor", type=Path, default=ROOT.parent / "shared" / "bench", help="folder of the floor")
     options = parser.parse_args()
     with (
