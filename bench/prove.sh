@@ -11,7 +11,7 @@ prove() { # group, then what to run
   local group=$1; shift
   printf '\n== %s\n' "$group"
   { echo "\$ PROVE=1 NO_SKIPS=1 pytest -n 2 -rA $*"; $PYTEST -n 2 -rA "$@" 2>&1; } \
-    | sed "s|$PWD|.|g" | tee "docs/evidence/$group.txt"
+    | sed "s|$PWD|.|g; s|$HOME|~|g" | tee "docs/evidence/$group.txt"
   [ "${PIPESTATUS[0]}" -eq 0 ] || failed+=("$group")
 }
 
