@@ -46,6 +46,16 @@ async def test_head_and_body_leave_in_one_piece_at_once() -> None:
     assert inner.sent == [b"head body"]
 
 
+async def test_what_is_no_bytes_but_holds_them_is_joined_too() -> None:
+    inner = FakeTransport()
+    transport = JoiningTransport(inner, loop=asyncio.get_running_loop())
+
+    transport.write(memoryview(b"first, "))
+    transport.write(memoryview(b"second"))
+
+    assert inner.sent == [b"first, second"]
+
+
 async def test_what_nothing_follows_leaves_with_the_next_step_of_the_loop() -> None:
     inner = FakeTransport()
     transport = JoiningTransport(inner, loop=asyncio.get_running_loop())

@@ -85,7 +85,7 @@ class JoiningTransport(Transport):
             self._loop.call_soon(self._send_held)
         else:
             # Not writelines(): asyncio's did not pause who writes before Python 3.12.9 and 3.13.2 (CVE-2024-12254).
-            self._transport.write(held + data)
+            self._transport.write(b"".join((held, data)))
 
     def _send_held(self) -> None:
         held, self._held = self._held, None
